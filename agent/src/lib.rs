@@ -1,0 +1,1 @@
+//! Podlane's agent: see the modules.

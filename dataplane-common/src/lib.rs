@@ -1,0 +1,2 @@
+//! What the programs and the agent share.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The programs' logic.
+#![cfg_attr(target_arch = "bpf", no_std)]
