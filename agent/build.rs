@@ -47,7 +47,8 @@ fn has_toolchain(name: &str) -> bool {
 /// name starts with `libLLVM` and would take an older one from the system's folder.
 fn llvm_dir() -> anyhow::Result<Option<PathBuf>> {
     let Some(library) = newest_llvm(Path::new("/usr/lib")) else { return Ok(None) };
-    let dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or_else(|| anyhow!("OUT_DIR is not set"))?).join("llvm");
+    let dir =
+        PathBuf::from(std::env::var_os("OUT_DIR").ok_or_else(|| anyhow!("OUT_DIR is not set"))?).join("llvm");
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let link = dir.join(library.file_name().unwrap_or_default());
     if link.symlink_metadata().is_err() {
@@ -58,7 +59,8 @@ fn llvm_dir() -> anyhow::Result<Option<PathBuf>> {
 
 /// `/usr/lib/<triplet>/libLLVM.so.<major>.<minor>` with the highest version.
 fn newest_llvm(root: &Path) -> Option<PathBuf> {
-    let folders = std::fs::read_dir(root).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let folders =
+        std::fs::read_dir(root).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     folders
         .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
         .filter_map(|entry| {
