@@ -1,1 +1,3 @@
 //! Podlane's agent: see the modules.
+
+pub mod netlink;
