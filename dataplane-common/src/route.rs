@@ -1,7 +1,7 @@
 use crate::{Address, Ip4, Ip6, plain_old_data};
 
 /// Key of the maps `routes4` and `routes6`: a pod CIDR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Zeroable))]
 #[repr(C)]
 pub struct RouteKey<A> {
@@ -42,15 +42,15 @@ pub struct RouteEntry<A> {
     pub next_hop: A,
 }
 
-// The derive of `Pod` does not do generic types: the two that exist, with their sizes checked below.
-// SAFETY: `repr(C)`, only `u32`s and addresses of size 4 and 16 with alignment 4, so there is no padding.
-#[cfg(feature = "user")]
-const _: () = {
-    unsafe impl bytemuck::Pod for RouteKey<Ip4> {}
-    unsafe impl bytemuck::Pod for RouteKey<Ip6> {}
-    unsafe impl bytemuck::Pod for RouteEntry<Ip4> {}
-    unsafe impl bytemuck::Pod for RouteEntry<Ip6> {}
-};
+/// The derive of `Pod` does not do generic types: the four that exist, with their sizes checked below.
+macro_rules! without_padding {
+    ($($type:ty),+) => {$(
+        // SAFETY: `repr(C)`, only `u32`s and an address of size 4 or 16 with alignment 4: there is no padding.
+        #[cfg(feature = "user")]
+        unsafe impl bytemuck::Pod for $type {}
+    )+};
+}
+without_padding!(RouteKey<Ip4>, RouteKey<Ip6>, RouteEntry<Ip4>, RouteEntry<Ip6>);
 plain_old_data!(RouteKey<Ip4>, RouteKey<Ip6>, RouteEntry<Ip4>, RouteEntry<Ip6>);
 
 const _: () = assert!(size_of::<RouteKey<Ip4>>() == 8 && size_of::<RouteKey<Ip6>>() == 20);

@@ -4,7 +4,10 @@ use core::mem::{offset_of, size_of};
 
 use dataplane_common::{Address, Ip4, Ip6, PassReason};
 
-use crate::{head::Frame, hop_limit::checksum_after_decrement};
+use crate::{
+    head::{ETHERNET_LEN, Frame},
+    hop_limit::checksum_after_decrement,
+};
 
 /// EtherTypes as they stand in `__sk_buff::protocol` (IEEE 802 numbers, network byte order).
 pub mod ether_type {
@@ -19,7 +22,7 @@ pub mod ether_type {
 pub struct Ipv4Header {
     version_and_length: u8,
     _service: u8,
-    _total_length: u16,
+    total_length: u16,
     _identification: u16,
     _fragment: u16,
     ttl: u8,
@@ -34,7 +37,7 @@ pub struct Ipv4Header {
 pub struct Ipv6Header {
     version: u8,
     _class_and_flow: [u8; 3],
-    _payload_length: u16,
+    payload_length: u16,
     next_header: u8,
     hop_limit: u8,
     source: Ip6,
@@ -52,19 +55,24 @@ pub trait Family: Sized {
     /// `AF_INET` or `AF_INET6`.
     const ADDRESS_FAMILY: u32;
 
-    /// The header of a frame, its version checked.
+    /// The header of a frame of `frame_len` bytes, its version and lengths checked.
     ///
     /// # Errors
-    /// [`PassReason::Malformed`] for another version, or a header length that cannot be.
+    /// [`PassReason::Malformed`] for another version, a header length that cannot be, a packet cut short.
     #[inline(always)]
-    fn of(frame: &Frame<Self>) -> Result<&Self, PassReason> {
+    fn of(frame: &Frame<Self>, frame_len: u32) -> Result<&Self, PassReason> {
         // SAFETY: a frame is within the packet's bounds, and headers are plain old data.
         let header = unsafe { &*frame.header() };
-        if header.version_matches() { Ok(header) } else { Err(PassReason::Malformed) }
+        let whole = header.packet_len() + ETHERNET_LEN as u32 <= frame_len;
+        if header.version_matches() && whole { Ok(header) } else { Err(PassReason::Malformed) }
     }
 
     /// Whether the version field says this family.
     fn version_matches(&self) -> bool;
+
+    /// Length of the whole packet as its header says, in bytes; small for a GSO packet above 64 KiB, whose header
+    /// says 0.
+    fn packet_len(&self) -> u32;
 
     /// Whether the header carries something that only the kernel handles: IPv4 options, hop-by-hop options.
     fn has_options(&self) -> bool;
@@ -96,6 +104,11 @@ impl Family for Ipv4Header {
     fn version_matches(&self) -> bool {
         // A header length below five words is as wrong as another version.
         self.version_and_length >> 4 == 4 && self.version_and_length & 0x0f >= 5
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u32::from(u16::from_be(self.total_length))
     }
 
     #[inline(always)]
@@ -144,6 +157,11 @@ impl Family for Ipv6Header {
     #[inline(always)]
     fn version_matches(&self) -> bool {
         self.version >> 4 == 6
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u32::from(u16::from_be(self.payload_length)) + size_of::<Self>() as u32
     }
 
     #[inline(always)]

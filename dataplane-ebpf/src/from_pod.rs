@@ -18,7 +18,7 @@ use crate::{
 #[inline(always)]
 pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static, F::Address>, Exit> {
     let mut frame = Frame::<F>::of_skb(ctx).ok_or(PassReason::Malformed)?;
-    let ip = F::of(&frame)?;
+    let ip = F::of(&frame, ctx.len())?;
 
     check_source(ctx, &frame, ip)?;
     if ip.has_options() {

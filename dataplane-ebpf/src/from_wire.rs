@@ -12,7 +12,7 @@ use crate::{Exit, Forward, head::Frame, lookup::Lookup, redirect::address_to_pod
 #[inline(always)]
 pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static, F::Address>, Exit> {
     let frame = Frame::<F>::of_skb(ctx).ok_or(PassReason::Malformed)?;
-    let ip = F::of(&frame)?;
+    let ip = F::of(&frame, ctx.len())?;
 
     let pod = F::pod(ip.destination()).ok_or(PassReason::NotPod)?;
     // Local pods' packets never leave the node to come back.

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::warn;
 
-/// Logs a drop. Hook and reason are numbers (the agent's log names them), which keeps this small.
+/// Logs a drop. Hook and reason are numbers (docs/maps.md names them), which keeps this small.
 ///
 /// A function of its own, called on the drop path only. `AYA_LOG_LEVEL` is a frozen constant when the program is
 /// loaded: with logging off the verifier removes the body.

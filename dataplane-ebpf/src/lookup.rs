@@ -12,7 +12,7 @@ pub trait Lookup: Family {
     /// The local pod with this address.
     ///
     /// The reference is into the map: a concurrent deletion leaves it readable until the program ends (RCU), a
-    /// concurrent update may be seen half-done, which the agent avoids by never changing an entry in place.
+    /// concurrent update replaces the whole entry (`htab_map_update_elem` swaps elements).
     fn pod(address: Self::Address) -> Option<&'static PodEntry>;
 
     /// The peer route with the longest prefix that holds this address.
