@@ -56,6 +56,15 @@ pub enum From {
     Wire,
 }
 
+impl From {
+    const fn interface(self) -> &'static str {
+        match self {
+            Self::PodA => "pla",
+            Self::Wire => "uplink",
+        }
+    }
+}
+
 /// One packet and what is to become of it.
 pub struct Case {
     pub name: &'static str,
@@ -187,19 +196,19 @@ impl Fixture {
         Ok((result.return_value.cast_signed(), output))
     }
 
-    /// Sends frames through the real interface, with the program attached to it, and returns the verdicts counted.
+    /// Attaches a program to the real interface, for [`Self::send`].
+    pub fn attach(&mut self, hook: Hook, from: From) {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
+        program.attach(from.interface(), TcAttachType::Ingress).unwrap();
+    }
+
+    /// Sends a frame through the real interface that the program is attached to, and returns the verdicts counted.
     ///
     /// # Errors
     /// The kernel's, where it refuses to send a frame.
     pub fn send(&mut self, hook: Hook, from: From, frame: &[u8]) -> std::io::Result<Vec<&'static str>> {
-        let interface = match from {
-            From::PodA => "pla",
-            From::Wire => "uplink",
-        };
-        let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
-        let link = program.attach(interface, TcAttachType::Ingress).unwrap();
         let before = self.verdicts(hook);
-        let sent = send_frame(&format!("{interface}-peer"), frame);
+        let sent = send_frame(&format!("{}-peer", from.interface()), frame);
         let mut counted = Vec::new();
         if sent.is_ok() {
             // The receiving side runs in a softirq, usually before the call returns.
@@ -217,8 +226,6 @@ impl Fixture {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         }
-        let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
-        program.detach(link).unwrap();
         sent.map(|()| counted)
     }
 
@@ -271,6 +278,9 @@ fn interface(name: &str, mac: [u8; 6]) -> u32 {
     let peer = format!("{name}-peer");
     for arguments in [
         &["link", "add", name, "address", &mac, "type", "veth", "peer", "name", &peer][..],
+        // Silent: no IPv6 chatter of their own.
+        &["link", "set", name, "addrgenmode", "none"],
+        &["link", "set", &peer, "addrgenmode", "none"],
         &["link", "set", name, "up"],
         &["link", "set", &peer, "up"],
     ] {

@@ -46,6 +46,7 @@ pub fn cases() -> Vec<Case> {
 fn frames_too_short_for_an_ip_header_are_left_to_the_kernel() {
     Fixture::with(|fixture| {
         for (hook, from, packet) in whole() {
+            fixture.attach(hook, from);
             let bytes = packet.bytes();
             for length in ETHERNET..HEADERS {
                 let counted = fixture.send(hook, from, &bytes[..length]).unwrap();
