@@ -1,3 +1,5 @@
 //! Podlane's agent: see the modules.
 
+pub mod cni;
 pub mod netlink;
+pub mod pods;
