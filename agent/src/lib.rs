@@ -3,8 +3,12 @@
 //! Desired state (attachments and cluster) is compared with what is; only the difference is written to maps, routes
 //! and neighbours.
 
+pub mod api;
+pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod netlink;
+pub mod node;
 pub mod pods;
