@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::needs::{BPF_LINKER, BPF_TOOLCHAIN};
+use super::needs::{BPF_LINKER, BPF_TOOLCHAIN, DEBIAN_CLIPPY};
 use super::plan::Step;
 use crate::privilege::{Privilege, root_command};
 use crate::progress::run_quietly;
@@ -17,6 +17,7 @@ pub(super) fn execute(step: &Step) -> Result<()> {
         Step::UpdatePackageLists => run_quietly("apt-get update", apt_get()?.arg("update"))
             .context("apt cannot fetch its package lists: is the network up?"),
         Step::InstallDebianRust(packages) => install(packages),
+        Step::InstallDebianClippy => install(&[DEBIAN_CLIPPY]),
         Step::InstallTools(tools) => install(&tools.iter().map(|tool| tool.package).collect::<Vec<_>>()),
         Step::LinkToolchain => run_quietly(
             "rustup toolchain link",

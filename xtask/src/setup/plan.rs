@@ -30,6 +30,8 @@ pub(crate) enum Step {
     UpdatePackageLists,
     /// `apt-get install` of Debian's rustc.
     InstallDebianRust(Vec<&'static str>),
+    /// `apt-get install` of clippy for Debian's rustc.
+    InstallDebianClippy,
     /// `rustup toolchain link`.
     LinkToolchain,
     /// `rustup toolchain install nightly`.
@@ -48,6 +50,7 @@ impl Step {
         match self {
             Self::UpdatePackageLists => "apt's package lists".to_owned(),
             Self::InstallDebianRust(packages) => format!("the packages {}", packages.join(", ")),
+            Self::InstallDebianClippy => format!("the package {DEBIAN_CLIPPY}"),
             Self::LinkToolchain => format!("the rustup toolchain `{BPF_TOOLCHAIN}`"),
             Self::InstallNightly => "rustup's nightly with rust-src".to_owned(),
             Self::InstallLinker => format!("bpf-linker {BPF_LINKER}"),
@@ -66,6 +69,7 @@ impl Step {
             Self::InstallDebianRust(_) => {
                 "a rustc with the sources of `core`: the eBPF target has no ready-made one".to_owned()
             }
+            Self::InstallDebianClippy => "checks the programs as compiled for the eBPF target".to_owned(),
             Self::LinkToolchain => "lets the build find Debian's rustc beside rustup's".to_owned(),
             Self::InstallNightly => "builds `core` for the eBPF target".to_owned(),
             Self::InstallLinker => {
@@ -91,7 +95,13 @@ impl Step {
 
     /// Whether only root can do it.
     pub(crate) fn needs_root(&self) -> bool {
-        matches!(self, Self::UpdatePackageLists | Self::InstallDebianRust(_) | Self::InstallTools(_))
+        matches!(
+            self,
+            Self::UpdatePackageLists
+                | Self::InstallDebianRust(_)
+                | Self::InstallDebianClippy
+                | Self::InstallTools(_)
+        )
     }
 }
 
@@ -203,8 +213,9 @@ fn toolchain(facts: &Facts, plan: &mut Plan, without_apt: &mut Vec<String>) {
         return;
     }
     // Without rustup the build uses Debian's rustc as it is.
-    let debian_is_ready = !facts.has_rustup && usable(facts.debian.as_ref());
-    if usable(facts.bpf.as_ref()) || usable(facts.nightly.as_ref()) || debian_is_ready {
+    let debian_is_ready = usable(facts.debian.as_ref()) && (!facts.has_rustup || usable(facts.bpf.as_ref()));
+    if debian_is_ready || usable(facts.bpf.as_ref()) || usable(facts.nightly.as_ref()) {
+        debian_clippy(facts, debian_is_ready, plan);
         return;
     }
     // Before `apt-get update` nobody knows what apt offers: hope for the best, plan anew afterwards.
@@ -224,6 +235,14 @@ fn toolchain(facts: &Facts, plan: &mut Plan, without_apt: &mut Vec<String>) {
         plan.problems.push(Problem::NoToolchain(facts.offered_rustc));
     } else {
         without_apt.push(format!("rustup (https://rustup.rs), or rustc {OLDEST_RUSTC} with its sources"));
+    }
+}
+
+/// Debian's rustc may be older than this set-up, installed without its clippy. Nice to have: not worth an error.
+fn debian_clippy(facts: &Facts, debian_is_used: bool, plan: &mut Plan) {
+    let lacks_it = facts.debian.is_some_and(|debian| !debian.has_clippy);
+    if debian_is_used && lacks_it && facts.has_apt && facts.privilege != Privilege::None {
+        plan.steps.push(Step::InstallDebianClippy);
     }
 }
 

@@ -133,6 +133,14 @@ fn debians_rust_alone_does_without_rustup() {
 }
 
 #[test]
+fn debians_clippy_is_added_where_that_can_be_done() {
+    let no_clippy = Toolchain { has_clippy: false, ..STABLE_SRC };
+    let facts = Facts { bpf: Some(no_clippy), debian: Some(no_clippy), ..ready() };
+    assert_eq!(plan(&facts, Scope::Build).steps, [Step::UpdatePackageLists, Step::InstallDebianClippy]);
+    assert!(plan(&Facts { privilege: Privilege::None, ..facts }, Scope::Build).is_empty());
+}
+
+#[test]
 fn an_old_linker_is_replaced_and_a_newer_one_kept() {
     let facts = Facts { bpf_linker: Some(Version(0, 9, 15)), ..ready() };
     assert_eq!(plan(&facts, Scope::Lab).steps, [Step::InstallLinker]);
