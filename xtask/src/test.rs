@@ -42,7 +42,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             eprintln!("\nFAILED in \"{}\" after {}", section.title(), seconds(start.elapsed()));
             return Err(error);
         }
-        done.push(format!("{} {}", section.title().to_lowercase(), seconds(begun.elapsed())));
+        done.push(format!("{} {}", section.title(), seconds(begun.elapsed())));
     }
     println!("\nOK: everything passed in {} ({})", seconds(start.elapsed()), done.join(", "));
     Ok(())
