@@ -6,6 +6,8 @@
 
 mod address;
 mod counter;
+mod flow;
+mod node;
 mod pod;
 mod route;
 mod settings;
@@ -13,8 +15,10 @@ mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
 pub use counter::{COUNTERS, Counter, Hook, counter_index};
+pub use flow::{FAST_PATH_MARK, FlowEntry, FlowGate, FlowKey};
+pub use node::NodeEntry;
 pub use pod::PodEntry;
-pub use route::{NextHopKind, RouteEntry, RouteKey};
+pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
 pub use settings::{PREFIX_LENGTHS, Settings};
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
