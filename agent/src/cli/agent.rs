@@ -63,6 +63,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         log_drops: config.log_drops,
         max_pods: config.max_pods,
         max_routes: config.max_routes,
+        max_stack_flows: config.max_stack_flows,
+        xdp: config.xdp,
+        vni: config.vni,
+        vxlan_port: config.vxlan_port,
     })?);
     if config.log_drops {
         tokio::spawn(log_drops(Arc::clone(&datapath)));

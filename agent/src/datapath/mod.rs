@@ -8,24 +8,29 @@ mod bpffs;
 mod features;
 mod maps;
 mod remove;
+mod xdp;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{SchedClassifier, Xdp},
+};
 use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
-pub use maps::PeerRoute;
+pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 
 use maps::Maps;
 pub use remove::remove;
+pub use xdp::XdpMode;
 
 use crate::pods::{FastPath, PodEndpoint};
 
@@ -43,14 +48,41 @@ pub struct Options {
     pub log_drops: bool,
     /// Size of the pod maps, in pods.
     pub max_pods: u32,
-    /// Size of the route maps, in pod CIDRs.
+    /// Size of the route and node maps, in pod CIDRs.
     pub max_routes: u32,
+    /// Size of the maps of flows through the kernel's stack.
+    pub max_stack_flows: u32,
+    /// XDP at the uplinks.
+    pub xdp: XdpMode,
+    /// The overlay's network identifier, 24 bits.
+    pub vni: u32,
+    /// The overlay's UDP port.
+    pub vxlan_port: u16,
+}
+
+impl Options {
+    /// The defaults, with this folder.
+    #[must_use]
+    pub const fn new(bpf_dir: PathBuf) -> Self {
+        Self {
+            bpf_dir,
+            attach: AttachSetting::Auto,
+            log_drops: false,
+            max_pods: 256,
+            max_routes: 8192,
+            max_stack_flows: 32768,
+            xdp: XdpMode::Off,
+            vni: 1,
+            vxlan_port: 8472,
+        }
+    }
 }
 
 /// The loaded programs and their maps.
 pub struct Datapath {
     state: Mutex<State>,
     mode: AttachMode,
+    xdp: XdpMode,
     links: PathBuf,
 }
 
@@ -77,13 +109,63 @@ impl Datapath {
                 .load()
                 .with_context(|| format!("loading the program {}", hook.name()))?;
         }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, links })
+        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, links })
     }
 
     /// How programs are attached here.
     #[must_use]
     pub const fn attach_mode(&self) -> AttachMode {
         self.mode
+    }
+
+    /// XDP at the uplinks, as set.
+    #[must_use]
+    pub const fn xdp_mode(&self) -> XdpMode {
+        self.xdp
+    }
+
+    /// Attaches `xdp_from_wire` to an uplink in the mode that is set, or detaches it where that is [`XdpMode::Off`].
+    ///
+    /// # Errors
+    /// Where the driver does not support the mode, or another tool's XDP program is there.
+    pub fn attach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
+        let mut state = self.state();
+        xdp::attach(xdp_program(&mut state.ebpf)?, uplink, self.xdp, &self.links)
+    }
+
+    /// Detaches `xdp_from_wire` from a former uplink.
+    ///
+    /// # Errors
+    /// Where the pinned link cannot be removed.
+    pub fn detach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
+        xdp::detach(uplink, &self.links)
+    }
+
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.state().maps.set_nodes(nodes)
+    }
+
+    /// Tells the programs this node's own addresses, where overlay frames to it end.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written.
+    pub fn set_own_addresses(&self, own: OwnAddresses) -> anyhow::Result<()> {
+        self.state().maps.set_own_addresses(own)
+    }
+
+    /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
+    /// Returns how many remain.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
+        let now =
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+        self.state().maps.sweep_flows(now.into(), ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -153,12 +235,19 @@ impl Datapath {
 }
 
 impl FastPath for Datapath {
-    fn attach_pod(&self, interface: &str, _ifindex: u32) -> anyhow::Result<()> {
-        self.attach(Hook::FromPod, interface)
+    fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        // Egress first: no packet may be forwarded past flows that nobody has noted.
+        self.attach(Hook::ToPod, interface)?;
+        self.attach(Hook::FromPod, interface)?;
+        self.state().maps.add_port(ifindex)
     }
 
     fn detach_pod(&self, interface: &str) -> anyhow::Result<()> {
-        self.detach(Hook::FromPod, interface)
+        if let Ok(ifindex) = nix::net::if_::if_nametoindex(interface) {
+            self.state().maps.remove_port(ifindex)?;
+        }
+        self.detach(Hook::FromPod, interface)?;
+        self.detach(Hook::ToPod, interface)
     }
 
     fn set_pod(&self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
@@ -183,13 +272,7 @@ impl FastPath for Datapath {
 /// # Errors
 /// As [`Datapath::open`].
 pub fn load_unpinned() -> anyhow::Result<Ebpf> {
-    let options = Options {
-        bpf_dir: PathBuf::new(),
-        attach: AttachSetting::Auto,
-        log_drops: false,
-        max_pods: 256,
-        max_routes: 8192,
-    };
+    let options = Options::new(PathBuf::new());
     let mut ebpf = load(None, &options)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
@@ -197,7 +280,11 @@ pub fn load_unpinned() -> anyhow::Result<Ebpf> {
 
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     for hook in Hook::ALL {
-        program(ebpf, *hook)?.load().with_context(|| format!("loading the program {}", hook.name()))?;
+        match hook {
+            Hook::XdpFromWire => xdp_program(ebpf)?.load(),
+            _ => program(ebpf, *hook)?.load(),
+        }
+        .with_context(|| format!("loading the program {}", hook.name()))?;
     }
     Ok(())
 }
@@ -212,14 +299,22 @@ fn load(pins: Option<&Path>, options: &Options) -> anyhow::Result<Ebpf> {
     let log_level: u8 = if options.log_drops { 2 } else { 0 };
     let pods = options.max_pods;
     let routes = options.max_routes;
+    let flows = options.max_stack_flows;
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .override_global("VNI", &options.vni, true)
+        .override_global("VXLAN_PORT", &options.vxlan_port, true)
         .map_max_entries("pods4", pods)
         .map_max_entries("pods6", pods)
         .map_max_entries("routes4", routes)
-        .map_max_entries("routes6", routes);
+        .map_max_entries("routes6", routes)
+        .map_max_entries("nodes4", routes)
+        .map_max_entries("nodes6", routes)
+        .map_max_entries("stack_flows4", flows)
+        .map_max_entries("stack_flows6", flows)
+        .map_max_entries("wire_ports", pods);
     if !options.log_drops {
         // The smallest ring buffer there is, as nothing will be written to it.
         loader.map_max_entries("AYA_LOGS", 4096);
@@ -239,4 +334,11 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> anyhow::Result<&mut SchedClassifier> 
     let program =
         ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
     program.try_into().with_context(|| format!("the program {name} is not a tc classifier"))
+}
+
+fn xdp_program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
+    let name = Hook::XdpFromWire.name();
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the program {name} is not an XDP program"))
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::Node,
-    datapath::PeerRoute,
+    datapath::{PeerNextHop, PeerRoute},
     netlink::{Link, Netlink, Route},
 };
 
@@ -65,7 +65,11 @@ impl Plan {
         for cidr in &node.pod_cidrs {
             match next_hop(node, *cidr, netlink, uplinks).await {
                 Ok((address, uplink)) => {
-                    let route = PeerRoute { ifindex: uplink.index, mtu: uplink.mtu, next_hop: address };
+                    let route = PeerRoute {
+                        ifindex: uplink.index,
+                        mtu: uplink.mtu,
+                        next_hop: PeerNextHop::Direct(address),
+                    };
                     self.fast.insert(*cidr, route);
                     self.slow.push(Route::via(*cidr, address, uplink.index));
                     if !peer.next_hops.contains(&address) {

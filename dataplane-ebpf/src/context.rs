@@ -1,0 +1,67 @@
+//! What tc and XDP programs have in common: a packet and its length.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
+
+use crate::frame::Frame;
+
+/// A packet as a program is given it.
+pub trait Packet {
+    /// The whole length in bytes, from the Ethernet header on.
+    fn size(&self) -> u32;
+
+    /// The frame that starts `base` bytes into the packet; `None` where it is shorter than its headers.
+    fn frame<H>(&self, base: usize) -> Option<Frame<H>>;
+
+    /// Some bytes, copied; `None` where the packet is too short. For cold paths: it does not end a [`Frame`]'s life.
+    fn load<T: Copy>(&self, offset: usize) -> Option<T>;
+}
+
+impl Packet for TcContext {
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        self.skb.len()
+    }
+
+    /// Headers that are split over fragments are rare (GRO by some drivers); only those pay for pulling them together.
+    #[inline(always)]
+    fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
+        Frame::within(self.data(), self.data_end(), base).or_else(|| {
+            self.pull_data((base + Frame::<H>::HEAD_LEN) as u32).ok()?;
+            Frame::within(self.data(), self.data_end(), base)
+        })
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        self.skb.load(offset).ok()
+    }
+}
+
+impl Packet for XdpContext {
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        // SAFETY: a helper call on the program's own context (Linux 5.18; multi-buffer frames are longer than their
+        // first part).
+        unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast()) as u32 }
+    }
+
+    /// Headers lie in the first part of a multi-buffer frame; one that is split is left to the kernel.
+    #[inline(always)]
+    fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
+        Frame::within(self.data(), self.data_end(), base)
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        // SAFETY: checked against the end just now.
+        Some(unsafe { (start as *const T).read_unaligned() })
+    }
+}

@@ -1,0 +1,73 @@
+//! The symmetry rule: a flow that the kernel's stack has touched in one direction goes through it in the other, so that
+//! netfilter can undo what it has rewritten.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use dataplane_common::{FAST_PATH_MARK, FlowEntry, FlowGate, PassReason};
+
+use crate::{
+    Exit,
+    context::Packet,
+    lookup::Lookup,
+    maps::flow_gate,
+    transport::{Kind, classify},
+};
+
+/// An entry is written again only when it is older than this, in nanoseconds.
+const REFRESH: u64 = 1_000_000_000;
+
+/// Passes a pod-to-pod packet whose other direction the stack has touched.
+///
+/// # Errors
+/// The reason to pass.
+#[inline(always)]
+pub fn check<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> Result<(), Exit> {
+    match flow_gate.get(0) {
+        Some(FlowGate { open: 0 }) | None => Ok(()),
+        Some(_) => match classify(packet, base, ip) {
+            Kind::Flow(key) if F::flow(&key).is_some() => Err(PassReason::StackFlow.into()),
+            Kind::Flow(_) => Ok(()),
+            Kind::IcmpError => Err(PassReason::IcmpError.into()),
+            Kind::Portless => Err(PassReason::Fragment.into()),
+        },
+    }
+}
+
+/// Notes a pod-to-pod flow that leaves the stack, seen at the egress of `to_pod` and `to_wire`.
+///
+/// # Errors
+/// Always: these programs pass every packet, and say why.
+#[inline(always)]
+pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), Exit> {
+    // SAFETY: a field of the program's context.
+    if unsafe { (*ctx.skb.skb).mark } == FAST_PATH_MARK {
+        return Ok(());
+    }
+    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let ip = F::of(&frame, ctx.len())?;
+    if !is_pod::<F>(ip.destination()) || !is_pod::<F>(ip.source()) {
+        return Err(PassReason::NotPod.into());
+    }
+    let Kind::Flow(key) = classify(ctx, 0, ip) else { return Err(PassReason::Fragment.into()) };
+    let key = key.reversed();
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    match F::flow(&key) {
+        Some(flow) if now.wrapping_sub(flow.last_seen) < REFRESH => {}
+        _ => F::note_flow(&key, &FlowEntry { last_seen: now }),
+    }
+    // Behind the entry: whoever sees the gate open finds the entry.
+    if let Some(gate) = flow_gate.get_ptr_mut(0) {
+        // SAFETY: the map's own element; a word is written whole.
+        unsafe {
+            if (*gate).open == 0 {
+                (*gate).open = 1;
+            }
+        }
+    }
+    Err(PassReason::Noted.into())
+}
+
+#[inline(always)]
+fn is_pod<F: Lookup>(address: F::Address) -> bool {
+    F::pod(address).is_some() || F::route(address).is_some()
+}
