@@ -1,2 +1,71 @@
 //! `cargo xtask`: set-up, demo, tests and benches.
-fn main() {}
+//!
+//! One subcommand a file. Everything here builds with a plain stable Rust: it runs before an eBPF toolchain is there.
+
+mod bench;
+mod build;
+mod command;
+mod demo;
+mod privilege;
+mod progress;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::setup::Scope;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what building, testing and the demo need
+    Setup(setup::SetupArgs),
+    /// Check format and lints, run the unit, packet and end-to-end tests
+    Test(test::TestArgs),
+    /// Build a cluster of network namespaces and show pods talking through eBPF
+    Demo(demo::DemoArgs),
+    /// Measure the dataplane against the classic network
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Demo(args) => {
+            lab("the demo builds network namespaces and loads eBPF programs")?;
+            demo::run(args)
+        }
+        Task::Bench(args) => {
+            lab("the benches build network namespaces and load eBPF programs")?;
+            bench::run(args)
+        }
+    }
+}
+
+/// What comes before everything that runs a lab: set-up and the binaries as the user, then root.
+fn lab(why_root: &str) -> Result<()> {
+    setup::ensure(Scope::Lab)?;
+    build::binaries(build::Profile::Release)?;
+    privilege::become_root(why_root)
+}

@@ -1,0 +1,43 @@
+//! What must be on the machine, as tables: to need another tool, add a line.
+
+use super::facts::Version;
+
+/// A command that the lab or the tests call.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tool {
+    pub(crate) command: &'static str,
+    /// The Debian package it comes in.
+    pub(crate) package: &'static str,
+    pub(crate) why: &'static str,
+}
+
+/// The tools of the lab, the tests and the demo.
+pub(crate) const TOOLS: [Tool; 6] = [
+    Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
+    Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
+    Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
+    Tool { command: "iperf3", package: "iperf3", why: "measures throughput between pods" },
+    Tool { command: "ethtool", package: "ethtool", why: "switches checksum offload off on the lab's wires" },
+    Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
+];
+
+/// Components of the rustup toolchain that the tests call, by the program that each brings.
+pub(crate) const COMPONENTS: [(&str, &str); 2] = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
+
+/// The oldest rustc that builds the workspace and the programs.
+pub(crate) const OLDEST_RUSTC: Version = Version(1, 90, 0);
+
+/// Debian's current rustc with its sources: it can build `core` for the BPF target.
+pub(crate) const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Clippy for that rustc: lints the programs for the BPF target.
+pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+
+/// The rustup name that Debian's rustc is linked under; agent/build.rs looks for it.
+pub(crate) const BPF_TOOLCHAIN: &str = "bpf";
+
+/// The last bpf-linker that uses rustc's own LLVM instead of asking for LLVM's development files.
+pub(crate) const BPF_LINKER: Version = Version(0, 10, 3);
+
+/// `bpf_redirect_peer` and `bpf_redirect_neigh` came with it.
+pub(crate) const OLDEST_KERNEL: Version = Version(5, 10, 0);
