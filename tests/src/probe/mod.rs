@@ -4,7 +4,9 @@ pub mod counters;
 pub mod iperf;
 pub mod latency;
 pub mod ping;
+pub mod pins;
 pub mod source;
+pub mod state;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
