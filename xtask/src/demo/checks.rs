@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use podlane_tests::Lab;
+use podlane_tests::lab::Node;
 use podlane_tests::probe::{self, PairResult, counters};
 use serde::Serialize;
 
@@ -43,41 +44,39 @@ pub(super) fn source(lab: &Lab, steps: &Steps) -> Check {
     let results = steps.count("Connecting from every pod to every other pod", pairs.len(), |progress| {
         probe::source::check_pairs(&pairs, progress)
     });
-    Check::of_pairs("A server sees the client pod's own address (no NAT)", pairs.len(), &results)
+    Check::of_pairs("Servers see the client pod's own address (no NAT)", pairs.len(), &results)
 }
 
 /// What each node's kernel had forwarded at some moment.
 pub(super) struct Forwarded(Vec<u64>);
 
 impl Forwarded {
-    pub(super) fn before(lab: &Lab) -> Result<Self> {
+    pub(super) fn now(lab: &Lab) -> Result<Self> {
         counters::forwarded_by(lab.nodes()).map(Self)
     }
 
-    /// What all nodes' kernels have forwarded since.
-    pub(super) fn grown(&self, lab: &Lab) -> Result<u64> {
+    /// What each node's kernel has forwarded since.
+    pub(super) fn since(&self, lab: &Lab) -> Result<Vec<u64>> {
         let now = counters::forwarded_by(lab.nodes())?;
-        Ok(now.iter().zip(&self.0).map(|(now, before)| now - before).sum())
+        Ok(now.iter().zip(&self.0).map(|(now, before)| now - before).collect())
     }
+}
 
-    /// Holds if no kernel has forwarded anything since. That the counter would have shown it is seen on the classic
-    /// network, whose kernels forwarded `classic` packets for the same traffic.
-    pub(super) fn check_unchanged(&self, lab: &Lab, classic: u64) -> Result<Check> {
-        let now = counters::forwarded_by(lab.nodes())?;
-        let grown: Vec<_> = now.iter().zip(&self.0).map(|(now, before)| now - before).collect();
-        let line = |(node, grown): (&podlane_tests::lab::Node, &u64)| {
-            (*grown > 0).then(|| format!("the kernel of {} forwarded {grown} packets", node.name()))
-        };
-        let mut failures: Vec<_> = lab.nodes().iter().zip(&grown).filter_map(line).collect();
-        if classic == 0 {
-            failures
-                .push("the counter did not grow on the classic network either: it shows nothing".to_owned());
-        }
-        Ok(Check {
-            what: "eBPF carried all of it: the kernel's IpForwDatagrams stand still",
-            ok: failures.is_empty(),
-            result: format!("{} forwarded (classic network: {classic})", grown.iter().sum::<u64>()),
-            failures,
-        })
+/// Holds if no kernel of `podlane` has forwarded anything. That the counter would have shown it is seen on the
+/// classic network, where the kernels forwarded what was measured.
+pub(super) fn nothing_forwarded(podlane: &Lab, by_podlane: &[u64], by_classic: &[u64]) -> Check {
+    let line = |(node, packets): (&Node, &u64)| {
+        (*packets > 0).then(|| format!("the kernel of {} forwarded {packets} packets", node.name()))
+    };
+    let mut failures: Vec<_> = podlane.nodes().iter().zip(by_podlane).filter_map(line).collect();
+    let (podlane, classic) = (by_podlane.iter().sum::<u64>(), by_classic.iter().sum::<u64>());
+    if classic == 0 {
+        failures.push("the counter stood still on the classic network too: it shows nothing".to_owned());
+    }
+    Check {
+        what: "eBPF carried it all: no kernel forwarded a packet",
+        ok: failures.is_empty(),
+        result: format!("IpForwDatagrams +{podlane} (classic: +{classic})"),
+        failures,
     }
 }
