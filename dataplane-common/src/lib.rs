@@ -1,2 +1,35 @@
-//! What the programs and the agent share.
-#![no_std]
+//! What the Podlane programs and the agent share: map keys and values, verdicts, drop reasons, hooks.
+//!
+//! Everything here is plain old data without padding, laid out the same for the BPF target and for the host, and
+//! is a promise to operators who read the maps with bpftool: `docs/maps.md` documents it, `LAYOUT` numbers it.
+#![cfg_attr(not(test), no_std)]
+
+mod address;
+mod counter;
+mod pod;
+mod route;
+mod settings;
+mod verdict;
+
+pub use address::{Address, Ip4, Ip6};
+pub use counter::{COUNTERS, Counter, Hook, counter_index};
+pub use pod::PodEntry;
+pub use route::{NextHopKind, RouteEntry, RouteKey};
+pub use settings::{PREFIX_LENGTHS, Settings};
+pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
+
+/// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's
+/// type that an older program or agent would misread gets a new one.
+pub const LAYOUT: &str = "v1";
+
+/// Marks types whose bytes may be copied to and from a map: no padding, no invalid bit patterns.
+///
+/// `bytemuck::Pod`'s derive proves both at compile time (it rejects padding); aya's own marker follows from it.
+macro_rules! plain_old_data {
+    ($($type:ty),+ $(,)?) => {$(
+        // SAFETY: the type is `repr(C)`, `Copy` and bytemuck's derive has proved it free of padding.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type where $type: bytemuck::Pod {}
+    )+};
+}
+pub(crate) use plain_old_data;

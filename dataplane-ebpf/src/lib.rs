@@ -1,2 +1,54 @@
-//! The programs' logic.
+//! The logic of the Podlane programs: small functions that return a verdict, one concept a file.
+//!
+//! It builds on the host too, so that what needs no kernel is unit-tested there; `main.rs` holds the entry points
+//! and the one place that turns a verdict into an action and a counter.
 #![cfg_attr(target_arch = "bpf", no_std)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "header lengths and the helpers' return codes: small numbers that the helpers want in other types"
+)]
+
+pub mod count;
+pub mod family;
+pub mod from_pod;
+pub mod from_wire;
+pub mod head;
+pub mod hop_limit;
+pub mod log;
+pub mod lookup;
+pub mod maps;
+pub mod redirect;
+pub mod size;
+
+use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry};
+
+/// Why a packet is not forwarded by a program; `?` ends the program with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Leave the packet to the kernel.
+    Pass(PassReason),
+    /// Drop the packet.
+    Drop(DropReason),
+}
+
+/// Where a packet is forwarded to; its headers are rewritten already.
+pub enum Forward<'a, A> {
+    /// Into a local pod.
+    ToPod(&'a PodEntry),
+    /// To a direct next hop.
+    ToPeer(&'a RouteEntry<A>),
+}
+
+impl From<PassReason> for Exit {
+    #[inline(always)]
+    fn from(reason: PassReason) -> Self {
+        Self::Pass(reason)
+    }
+}
+
+impl From<DropReason> for Exit {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}

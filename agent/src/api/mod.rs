@@ -1,0 +1,49 @@
+//! The agent's HTTP API on a Unix socket: for the plugin, the CLI and `curl --unix-socket`. See `docs/api.md`.
+//!
+//! ```text
+//! let socket = api::bind(&path)?;                          // refuses a second agent, before it touches anything
+//! api::serve(socket, manager, status, shutdown).await?;    // may start before PodManager::restore is through
+//! ```
+
+pub mod client;
+mod routes;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+
+use crate::pods::PodManager;
+
+pub use socket::{Socket, bind};
+
+/// The file name of the socket in the run directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+/// Where the socket is unless a configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/podlane/agent.sock";
+
+/// What the daemon knows of itself.
+pub trait StatusSource: Send + Sync {
+    /// The answer to `GET /v1/status`.
+    fn status(&self) -> BoxFuture<'_, serde_json::Value>;
+    /// Why the agent is not ready to attach pods, or not healthy; empty when it is: the answer to `GET /healthz`.
+    fn problems(&self) -> BoxFuture<'_, Vec<String>>;
+}
+
+/// Serves the API until `shutdown` resolves; then lets the running requests end and removes the socket.
+pub async fn serve(
+    socket: Socket,
+    manager: PodManager,
+    status: Arc<dyn StatusSource>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (listener, guard) = socket.into_parts();
+    let served =
+        axum::serve(listener, routes::router(manager, status)).with_graceful_shutdown(shutdown).await;
+    drop(guard);
+    served.context("serving the API")
+}

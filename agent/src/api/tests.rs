@@ -1,0 +1,136 @@
+//! The API over a real socket, with pods in namespaces (needs root).
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{oneshot, watch};
+
+use super::client::Client;
+use super::*;
+use crate::cni::code;
+use crate::netlink::Netlink;
+use crate::netlink::testing::{in_own_namespace, new_namespace, path_of};
+use crate::pods::testing::MemoryFastPath;
+use crate::pods::{AttachRequest, Key, NodeNetwork};
+
+#[derive(Default)]
+struct Status {
+    ready: AtomicBool,
+}
+
+impl StatusSource for Status {
+    fn status(&self) -> BoxFuture<'_, serde_json::Value> {
+        Box::pin(async { serde_json::json!({ "node": "node1" }) })
+    }
+
+    fn problems(&self) -> BoxFuture<'_, Vec<String>> {
+        let ready = self.ready.load(Ordering::Relaxed);
+        Box::pin(async move { if ready { vec![] } else { vec!["still starting".to_owned()] } })
+    }
+}
+
+/// Sends bytes as they are, returns the whole answer.
+async fn raw(socket: &Path, request: &str) -> String {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[test]
+fn the_api_attaches_lists_checks_and_detaches() {
+    in_own_namespace(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_NAME);
+        let netlink = Netlink::new().unwrap();
+        let lo = netlink.link_by_name("lo").await.unwrap().unwrap().index;
+        netlink.set_up(lo).await.unwrap();
+        netlink.add_address(lo, "10.244.1.1/32".parse().unwrap()).await.unwrap();
+        let (_node, network) = watch::channel(Some(NodeNetwork {
+            name: "node1".to_owned(),
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            mtu: 1500,
+        }));
+        let manager =
+            PodManager::new(netlink, Arc::<MemoryFastPath>::default(), dir.path(), network).unwrap();
+        let status = Arc::<Status>::default();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let socket = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let serving = tokio::spawn(serve(socket, manager.clone(), status.clone(), async {
+            let _ = stopped.await;
+        }));
+        let client = Client::new(&path);
+        let pod: OwnedFd = new_namespace();
+        let request = AttachRequest {
+            container_id: "a1".to_owned(),
+            netns: path_of(&pod).to_str().unwrap().to_owned(),
+            if_name: "et#0 ".trim().to_owned(),
+            namespace: None,
+            pod: None,
+            uid: None,
+        };
+        let key = request.key();
+
+        // Before the restore.
+        assert_eq!(client.attach(&request).await.unwrap_err().code, code::TRY_AGAIN_LATER);
+        assert_eq!(client.problems().await.unwrap(), ["still starting"]);
+        manager.restore().await.unwrap();
+        status.ready.store(true, Ordering::Relaxed);
+        assert!(client.problems().await.unwrap().is_empty());
+        assert_eq!(client.status().await.unwrap()["node"], "node1");
+
+        let record = client.attach(&request).await.unwrap();
+        assert_eq!(record.addresses[0].to_string(), "10.244.1.2");
+        assert_eq!(client.list().await.unwrap(), std::slice::from_ref(&record));
+        assert_eq!(client.check(&key).await.unwrap(), record);
+        client.detach(&key).await.unwrap();
+        client.detach(&key).await.expect("again is fine");
+        assert_eq!(client.check(&key).await.unwrap_err().code, code::UNKNOWN_CONTAINER);
+        assert_eq!(client.detach(&Key::new("..", "eth0")).await.unwrap_err().code, code::INVALID_ENVIRONMENT);
+
+        // Odd requests get answers that help.
+        let post = |body: &str| {
+            format!(
+                "POST /v1/attachments HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        for (body, why) in [("{", "EOF"), ("{}", "containerID"), ("", "EOF"), ("[1]", "attachment request")] {
+            let answer = raw(&path, &post(body)).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+            assert!(answer.contains("\"code\":6") && answer.contains(why), "{answer}");
+        }
+        let answer = raw(&path, "GET /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("no such path: /v2"), "{answer}");
+        let answer = raw(&path, "PUT /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("no such method"), "{answer}");
+
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+        assert!(!path.exists(), "the socket is gone");
+        assert_eq!(client.list().await.unwrap_err().code, code::TRY_AGAIN_LATER);
+    });
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_a_served_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/agent.sock");
+    let first = bind(&path).unwrap();
+    let error = bind(&path).unwrap_err().to_string();
+    assert!(error.contains("another agent is serving"), "{error}");
+    drop(first);
+    assert!(!path.exists());
+    // A killed agent leaves the file behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    drop(bind(&path).unwrap());
+    std::fs::write(&path, "a file").unwrap();
+    let error = bind(&path).unwrap_err().to_string();
+    assert!(error.contains("is not a socket"), "{error}");
+}

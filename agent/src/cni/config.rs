@@ -1,0 +1,166 @@
+//! The network configuration that a runtime writes to the plugin's stdin.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::error::{Error, code};
+use super::version::Version;
+use crate::api::DEFAULT_SOCKET;
+use crate::pods::Key;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(super) struct Config {
+    pub(super) version: Version,
+    pub(super) socket: PathBuf,
+    /// Passed through to results.
+    pub(super) dns: Option<Value>,
+    /// What ADD returned, for CHECK and DEL.
+    pub(super) previous: Option<Value>,
+    /// For GC: the attachments that the runtime still knows.
+    pub(super) valid_attachments: Option<Vec<Key>>,
+}
+
+impl Config {
+    /// The version alone, where the text has one: for the error about the rest.
+    pub(super) fn version_of(text: &str) -> Option<Version> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        Version::parse(value.get("cniVersion")?.as_str()?).ok()
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        let decode = |fault: String| {
+            Error::new(code::DECODE, "the network configuration on stdin is not valid JSON").details(fault)
+        };
+        let value: Value = serde_json::from_str(text).map_err(|error| decode(error.to_string()))?;
+        let Value::Object(mut fields) = value else { return Err(decode("it is not an object".to_owned())) };
+        // The specification's default, which nobody supports any more.
+        let version = string(&fields, "cniVersion")?.unwrap_or("0.1.0");
+        let version = Version::parse(version)?;
+        let name = string(&fields, "name")?.unwrap_or_default();
+        if super::identifiers::container_id(name).is_err() {
+            let msg = format!(
+                "the network's name {name:?} must start with a letter or digit and have only those, '_', '.' and '-'"
+            );
+            return Err(Error::new(code::INVALID_CONFIG, msg));
+        }
+        refuse_unsupported(&fields)?;
+        let socket = string(&fields, "socket")?.unwrap_or(DEFAULT_SOCKET);
+        if !socket.starts_with('/') {
+            let msg = format!("socket {socket:?} must be an absolute path");
+            return Err(Error::new(code::INVALID_CONFIG, msg));
+        }
+        let socket = PathBuf::from(socket);
+        let valid_attachments = match fields.remove("cni.dev/valid-attachments") {
+            None => None,
+            Some(list) => Some(valid_attachments(list)?),
+        };
+        let mut given = |field: &str| fields.remove(field).filter(|value| !value.is_null());
+        Ok(Self { version, socket, dns: given("dns"), previous: given("prevResult"), valid_attachments })
+    }
+
+    /// The addresses of the previous result.
+    pub(super) fn previous_addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let Some(previous) = &self.previous else {
+            return Err(Error::new(code::INVALID_CONFIG, "prevResult is missing: CHECK compares with it"));
+        };
+        let ips = previous.get("ips").and_then(Value::as_array);
+        ips.into_iter()
+            .flatten()
+            .map(|ip| {
+                let address = ip.get("address").and_then(Value::as_str).unwrap_or_default();
+                address.parse().map(|network: IpNetwork| network.ip()).map_err(|_| {
+                    let msg = format!("prevResult has {address:?} where an address with prefix should be");
+                    Error::new(code::INVALID_CONFIG, msg)
+                })
+            })
+            .collect()
+    }
+}
+
+fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Error> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(Error::new(code::INVALID_CONFIG, format!("{name} must be a string, not {other}"))),
+    }
+}
+
+/// Settings of other plugins that would be ignored in silence otherwise.
+fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), Error> {
+    let refuse = |what: String, why: &str| Err(Error::new(code::UNSUPPORTED_FIELD, format!("{what}: {why}")));
+    if let Some(kind) = fields.get("ipam").and_then(|ipam| ipam.get("type")).filter(|kind| **kind != "") {
+        let why = "podlane hands out addresses itself, from the node's podCIDRs: remove ipam";
+        return refuse(format!("ipam.type {kind} is not supported"), why);
+    }
+    if fields.get("ipMasq") == Some(&Value::Bool(true)) {
+        return refuse("ipMasq true is not supported".to_owned(), "podlane does no NAT: remove it");
+    }
+    Ok(())
+}
+
+fn valid_attachments(list: Value) -> Result<Vec<Key>, Error> {
+    #[derive(Deserialize)]
+    struct Attachment {
+        #[serde(rename = "containerID")]
+        container_id: String,
+        ifname: String,
+    }
+    let list: Vec<Attachment> = serde_json::from_value(list).map_err(|error| {
+        Error::new(code::INVALID_CONFIG, "cni.dev/valid-attachments is malformed").details(error.to_string())
+    })?;
+    Ok(list.into_iter().map(|a| Key { container_id: a.container_id, if_name: a.ifname }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_needs_little() {
+        let config =
+            Config::parse(r#"{"cniVersion":"1.0.0","name":"podlane","type":"podlane-cni"}"#).unwrap();
+        assert_eq!((config.version, config.socket.to_str()), (Version::V1_0_0, Some(DEFAULT_SOCKET)));
+        let config = Config::parse(
+            r#"{"cniVersion":"0.4.0","name":"p","socket":"/s","capabilities":{"x":true},"ipam":{},"dns":{"nameservers":["10.0.0.1"]},"prevResult":{"ips":[{"address":"10.244.1.2/32"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.socket.to_str(), Some("/s"));
+        assert!(config.dns.is_some());
+        assert_eq!(config.previous_addresses().unwrap(), ["10.244.1.2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn faults_have_the_specifications_codes_and_say_what_is_wrong() {
+        for (text, number, why) in [
+            ("", code::DECODE, "EOF"),
+            ("{", code::DECODE, "EOF"),
+            ("[]", code::DECODE, "not an object"),
+            (r#"{"name":"p"}"#, code::INCOMPATIBLE_VERSION, "0.1.0"),
+            (r#"{"cniVersion":"2.0.0","name":"p"}"#, code::INCOMPATIBLE_VERSION, "2.0.0"),
+            (r#"{"cniVersion":1,"name":"p"}"#, code::INVALID_CONFIG, "cniVersion"),
+            (r#"{"cniVersion":"1.0.0"}"#, code::INVALID_CONFIG, "name"),
+            (r#"{"cniVersion":"1.0.0","name":"a b"}"#, code::INVALID_CONFIG, "a b"),
+            (r#"{"cniVersion":"1.0.0","name":"p","socket":"s"}"#, code::INVALID_CONFIG, "absolute"),
+            (r#"{"cniVersion":"1.0.0","name":"p","ipMasq":true}"#, code::UNSUPPORTED_FIELD, "ipMasq true"),
+            (
+                r#"{"cniVersion":"1.0.0","name":"p","ipam":{"type":"host-local"}}"#,
+                code::UNSUPPORTED_FIELD,
+                "ipam.type \"host-local\"",
+            ),
+            (
+                r#"{"cniVersion":"1.1.0","name":"p","cni.dev/valid-attachments":[{"containerID":"a"}]}"#,
+                code::INVALID_CONFIG,
+                "ifname",
+            ),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert_eq!(error.code, number, "{text}: {error}");
+            assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+    }
+}

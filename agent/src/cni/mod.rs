@@ -1,0 +1,11 @@
+//! The CNI protocol: what a runtime hands to `podlane-cni` and what it gets back. See `docs/cni.md`.
+
+mod config;
+mod environment;
+pub mod error;
+pub mod identifiers;
+pub mod plugin;
+mod result;
+mod version;
+
+pub use error::{Error, code};

@@ -1,0 +1,280 @@
+//! The agent's settings: flags, then the environment, then the config file, then defaults. `docs/configuration.md`
+//! documents every key.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+
+use crate::datapath::AttachSetting;
+
+/// Where the config file is looked for when none is named.
+pub const DEFAULT_FILE: &str = "/etc/podlane/config.yaml";
+
+/// Default of `runDir`: what the agent keeps until the next boot.
+pub const DEFAULT_RUN_DIR: &str = "/run/podlane";
+
+/// Default of `bpfDir`: maps and links are pinned below it.
+pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/podlane";
+
+const DEFAULT_CLUSTER_FILE: &str = "/etc/podlane/cluster.yaml";
+
+/// The settings as they can be given: by flags and environment (clap), or in the file (serde), each key optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// This node's name in the cluster source [default: the host name]
+    #[arg(long, env = "PODLANE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// The file that lists the cluster's nodes [default: /etc/podlane/cluster.yaml]
+    #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
+    pub cluster_file: Option<PathBuf>,
+
+    /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
+    #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
+    pub uplinks: Option<Vec<String>>,
+
+    /// Folder for records and the API socket; emptied by a reboot, as pods are [default: /run/podlane]
+    #[arg(long, env = "PODLANE_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Folder on a BPF file system for maps and links [default: /sys/fs/bpf/podlane]
+    #[arg(long, env = "PODLANE_BPF_DIR", value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+
+    /// MTU of the pods' interfaces, in bytes [default: the smallest of the uplinks']
+    #[arg(long, env = "PODLANE_MTU", value_name = "BYTES")]
+    pub mtu: Option<u32>,
+
+    /// How programs are attached: auto, tcx or clsact [default: auto]
+    #[arg(long, env = "PODLANE_ATTACH", value_name = "HOW")]
+    pub attach: Option<AttachSetting>,
+
+    /// How many pod addresses of each family the node can have [default: 256]
+    #[arg(long, env = "PODLANE_MAX_PODS", value_name = "N")]
+    pub max_pods: Option<u32>,
+
+    /// How many peer pod CIDRs of each family there can be [default: 8192]
+    #[arg(long, env = "PODLANE_MAX_ROUTES", value_name = "N")]
+    pub max_routes: Option<u32>,
+
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "PODLANE_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// text or json [default: text]
+    #[arg(long, env = "PODLANE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// Log every packet that a program drops; for debugging [default: false]
+    #[arg(long, env = "PODLANE_LOG_DROPS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub log_drops: Option<bool>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The settings in force, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `nodeName`.
+    pub node_name: String,
+    /// `clusterFile`.
+    pub cluster_file: PathBuf,
+    /// `uplinks`; empty means that they are found by the node's address.
+    pub uplinks: Vec<String>,
+    /// `runDir`.
+    pub run_dir: PathBuf,
+    /// `bpfDir`.
+    pub bpf_dir: PathBuf,
+    /// `mtu`; `None` means the uplinks'.
+    pub mtu: Option<u32>,
+    /// `attach`.
+    pub attach: AttachSetting,
+    /// `maxPods`.
+    pub max_pods: u32,
+    /// `maxRoutes`.
+    pub max_routes: u32,
+    /// `logLevel`.
+    pub log_level: tracing::Level,
+    /// `logFormat`.
+    pub log_format: LogFormat,
+    /// `logDrops`.
+    pub log_drops: bool,
+}
+
+impl Config {
+    /// Merges the flags and environment in `given` with the config file and the defaults.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed; a file that was named but is not there is an error.
+    pub fn resolve(given: Settings, file: Option<&Path>) -> anyhow::Result<Self> {
+        let from_file = match file {
+            Some(path) => read(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
+            None => Settings::default(),
+        };
+        given.or(from_file).check()
+    }
+}
+
+impl Settings {
+    /// These settings, and `other`'s where they say nothing.
+    fn or(self, other: Self) -> Self {
+        Self {
+            node_name: self.node_name.or(other.node_name),
+            cluster_file: self.cluster_file.or(other.cluster_file),
+            uplinks: self.uplinks.or(other.uplinks),
+            run_dir: self.run_dir.or(other.run_dir),
+            bpf_dir: self.bpf_dir.or(other.bpf_dir),
+            mtu: self.mtu.or(other.mtu),
+            attach: self.attach.or(other.attach),
+            max_pods: self.max_pods.or(other.max_pods),
+            max_routes: self.max_routes.or(other.max_routes),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+            log_drops: self.log_drops.or(other.log_drops),
+        }
+    }
+
+    fn check(self) -> anyhow::Result<Config> {
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        ensure!(!node_name.is_empty(), "nodeName is empty: give the node's name in the cluster file");
+        let uplinks = self.uplinks.unwrap_or_default();
+        for uplink in &uplinks {
+            // IFNAMSIZ is 16 with its closing NUL.
+            let valid = !uplink.is_empty() && uplink.len() < 16 && !uplink.contains(['/', ' ', ':']);
+            ensure!(
+                valid,
+                "uplinks: \"{uplink}\" is not an interface name (1 to 15 characters, no '/', ':' or space)"
+            );
+        }
+        if let Some(mtu) = self.mtu {
+            ensure!(
+                (576..=65535).contains(&mtu),
+                "mtu: {mtu} is out of range: 576 (1280 with IPv6) to 65535 bytes"
+            );
+        }
+        let max_pods = in_range("maxPods", self.max_pods.unwrap_or(256), 1_000_000)?;
+        let max_routes = in_range("maxRoutes", self.max_routes.unwrap_or(8192), 1_000_000)?;
+        let level = self.log_level.as_deref().unwrap_or("info");
+        let Ok(log_level) = level.parse() else {
+            bail!("logLevel: \"{level}\" is not a level: use error, warn, info, debug or trace");
+        };
+        let log_format = match self.log_format.as_deref().unwrap_or("text") {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => bail!("logFormat: \"{other}\" is not a format: use text or json"),
+        };
+        Ok(Config {
+            node_name,
+            cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
+            uplinks,
+            run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
+            bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,
+            mtu: self.mtu,
+            attach: self.attach.unwrap_or_default(),
+            max_pods,
+            max_routes,
+            log_level,
+            log_format,
+            log_drops: self.log_drops.unwrap_or(false),
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Settings> {
+    let text = fs_err::read_to_string(path).context("reading the config file")?;
+    if text.trim().is_empty() {
+        return Ok(Settings::default());
+    }
+    serde_norway::from_str(&text).with_context(|| format!("config file {}", path.display()))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("asking for the host name: set nodeName")?;
+    name.into_string()
+        .map_err(|name| anyhow::anyhow!("the host name {} is not UTF-8: set nodeName", name.display()))
+}
+
+fn in_range(key: &str, value: u32, most: u32) -> anyhow::Result<u32> {
+    ensure!((1..=most).contains(&value), "{key}: {value} is out of range: 1 to {most}");
+    Ok(value)
+}
+
+fn absolute(key: &str, value: Option<PathBuf>, default: &str) -> anyhow::Result<PathBuf> {
+    let path = value.unwrap_or_else(|| default.into());
+    ensure!(path.is_absolute(), "{key}: {} is not an absolute path", path.display());
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(given: Settings, file: &str) -> anyhow::Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs_err::write(&path, file).unwrap();
+        Config::resolve(given, Some(&path))
+    }
+
+    fn error(file: &str) -> String {
+        format!("{:#}", resolve(Settings::default(), file).unwrap_err())
+    }
+
+    #[test]
+    fn an_empty_file_means_defaults() {
+        let config = resolve(Settings::default(), "").unwrap();
+        assert_eq!(config.run_dir, Path::new("/run/podlane"));
+        assert_eq!((config.max_pods, config.max_routes, config.mtu), (256, 8192, None));
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let given = Settings { node_name: Some("flag".into()), ..Settings::default() };
+        let config =
+            resolve(given, "nodeName: file\nmtu: 1400\nuplinks: [eth0, eth1]\nattach: clsact").unwrap();
+        assert_eq!((config.node_name.as_str(), config.mtu), ("flag", Some(1400)));
+        assert_eq!(config.uplinks, ["eth0", "eth1"]);
+        assert_eq!(config.attach, AttachSetting::Clsact);
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_the_way_out() {
+        for (file, expected) in [
+            ("mtu: 100", "mtu: 100 is out of range: 576 (1280 with IPv6) to 65535 bytes"),
+            ("mtu: large", "mtu: invalid type: string \"large\""),
+            ("maxPods: 0", "maxPods: 0 is out of range: 1 to 1000000"),
+            ("logLevel: loud", "logLevel: \"loud\" is not a level: use error, warn"),
+            ("logFormat: xml", "logFormat: \"xml\" is not a format: use text or json"),
+            ("runDir: here", "runDir: here is not an absolute path"),
+            ("attach: xdp", "attach: unknown variant `xdp`, expected one of `auto`, `tcx`, `clsact`"),
+            ("nodename: a", "unknown field `nodename`, expected one of `nodeName`"),
+            ("uplinks: [a/b]", "uplinks: \"a/b\" is not an interface name"),
+            ("nodeName: ''", "nodeName is empty"),
+        ] {
+            let error = error(file);
+            assert!(error.contains(expected), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_that_is_not_there_is_an_error_with_its_path() {
+        let error = format!(
+            "{:#}",
+            Config::resolve(Settings::default(), Some(Path::new("/nonexistent.yaml"))).unwrap_err()
+        );
+        assert!(error.contains("/nonexistent.yaml"), "{error}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Attaching programs to interfaces: by pinned tcx links, or by clsact filters on kernels before 6.6.
+
+use std::{fmt, io, mem, path::Path, path::PathBuf, str::FromStr};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::{
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+    },
+    sys::SyscallError,
+};
+use dataplane_common::Hook;
+use serde::{Deserialize, Serialize};
+
+/// How programs are attached on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// tcx links: several tools' programs side by side, atomic replacement (Linux 6.6).
+    Tcx,
+    /// Filters on a clsact qdisc.
+    Clsact,
+}
+
+/// The setting `attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachSetting {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx or an error.
+    Tcx,
+    /// clsact even where there is tcx.
+    Clsact,
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+impl FromStr for AttachSetting {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "tcx" => Ok(Self::Tcx),
+            "clsact" => Ok(Self::Clsact),
+            _ => bail!("\"{text}\" is not a way to attach: use \"auto\", \"tcx\" or \"clsact\""),
+        }
+    }
+}
+
+/// Every hook there is so far is on the ingress side.
+const SIDE: TcAttachType = TcAttachType::Ingress;
+
+/// Priority and handle of our clsact filters: fixed, so that a restarted agent replaces its own.
+const PRIORITY: u16 = 50;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    mode: AttachMode,
+    links: &Path,
+) -> anyhow::Result<()> {
+    match mode {
+        AttachMode::Tcx => attach_tcx(program, interface, &pin_path(links, hook, interface)),
+        AttachMode::Clsact => attach_clsact(program, interface),
+    }
+    .with_context(|| format!("attaching {} to {interface} by {mode}", hook.name()))
+}
+
+pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, links: &Path) -> anyhow::Result<()> {
+    match mode {
+        AttachMode::Tcx => remove_pin(&pin_path(links, hook, interface)),
+        AttachMode::Clsact => detach_clsact(hook, interface),
+    }
+    .with_context(|| format!("detaching {} from {interface}", hook.name()))
+}
+
+/// Removes our clsact filter; the qdisc stays, others may use it.
+pub(super) fn detach_clsact(hook: Hook, interface: &str) -> anyhow::Result<()> {
+    match tc::qdisc_detach_program(interface, SIDE, hook.name()) {
+        Ok(()) => Ok(()),
+        // No such filter, or no such interface any more.
+        Err(tc::TcError::IoError(error))
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether this very program runs at the hook.
+pub(super) fn is_attached(
+    program: &SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    mode: AttachMode,
+    links: &Path,
+) -> anyhow::Result<bool> {
+    if mode == AttachMode::Clsact {
+        // The kernel's filter list names programs by id only in a dump that aya does not offer: trust the device.
+        return Ok(nix::net::if_::if_nametoindex(interface).is_ok());
+    }
+    Ok(pin_path(links, hook, interface).exists() && runs(program, interface)?)
+}
+
+/// The interfaces whose links for `hook` are pinned.
+pub(super) fn pinned(hook: Hook, links: &Path) -> anyhow::Result<Vec<String>> {
+    let prefix = format!("{}-", hook.name());
+    let entries = fs_err::read_dir(links).context("listing the pinned links")?;
+    let mut interfaces = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(interface) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) {
+            interfaces.push(interface.replace(':', "."));
+        }
+    }
+    interfaces.sort();
+    Ok(interfaces)
+}
+
+fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: &Path) -> anyhow::Result<()> {
+    if let Some(link) = open_pin(pin)? {
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // The pin keeps the link; only our descriptor of it is closed here.
+                drop(program.take_link(id)?);
+                if runs(program, interface)? {
+                    return Ok(());
+                }
+            }
+            // The link's device is gone (a new one may have its name).
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(error).context("replacing the program of the pinned link"),
+        }
+        remove_pin(pin)?;
+    }
+    let id = program.attach_with_options(interface, SIDE, TcAttachOptions::TcxOrder(LinkOrder::default()))?;
+    let link: FdLink =
+        program.take_link(id)?.try_into().map_err(|error| anyhow!("not a tcx link: {error}"))?;
+    link.pin(pin).with_context(|| format!("pinning the link to {}", pin.display()))?;
+    Ok(())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> anyhow::Result<()> {
+    // Not an error where another tool has added one.
+    if let Err(error) = tc::qdisc_add_clsact(interface) {
+        tracing::debug!(interface, %error, "clsact qdisc not added");
+    }
+    let existing = SchedClassifierLink::attached(interface, SIDE, PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(existing) {
+        Ok(id) => id,
+        Err(_not_there) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program.attach_with_options(interface, SIDE, TcAttachOptions::Netlink(options))?
+        }
+    };
+    // A filter lives with its device; forgetting the link keeps it from being detached when the agent ends.
+    mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn runs(program: &SchedClassifier, interface: &str) -> anyhow::Result<bool> {
+    let own = program.info()?.id();
+    let (_, programs) = SchedClassifier::query_tcx(interface, SIDE)
+        .with_context(|| format!("listing the tcx programs of {interface}"))?;
+    Ok(programs.iter().any(|info| info.id() == own))
+}
+
+fn open_pin(pin: &Path) -> anyhow::Result<Option<SchedClassifierLink>> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(FdLink::from(link).try_into().map_err(|error| {
+            anyhow!("{} is not a tcx link ({error}): remove it or run `podlane cleanup`", pin.display())
+        })?)),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("opening the pinned link {}", pin.display())),
+    }
+}
+
+fn remove_pin(pin: &Path) -> anyhow::Result<()> {
+    match fs_err::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing a pinned link"),
+        _ => Ok(()),
+    }
+}
+
+/// bpffs refuses names with dots, which interfaces may have (`eth0.100`); colons they may not.
+fn pin_path(links: &Path, hook: Hook, interface: &str) -> PathBuf {
+    links.join(format!("{}-{}", hook.name(), interface.replace('.', ":")))
+}

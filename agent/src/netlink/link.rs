@@ -1,0 +1,187 @@
+//! Links: look-ups, veth pairs, removal.
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use anyhow::{Context as _, anyhow};
+use futures_util::TryStreamExt as _;
+use nix::errno::Errno;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::Netlink;
+use super::error::{to_io, tolerate};
+
+/// A network device as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it within its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address; devices without one (a tunnel) have none.
+    pub mac: Option<[u8; 6]>,
+    /// The largest packet it takes.
+    pub mtu: u32,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+    /// The loopback device.
+    pub loopback: bool,
+    /// `veth`, `vxlan`, …; plain hardware has none.
+    pub kind: Option<String>,
+    /// What `ip link set … alias` shows.
+    pub alias: Option<String>,
+    /// The device it hangs on: a veth's other end (numbered in *its* namespace), a tunnel's lower device.
+    pub peer: Option<u32>,
+}
+
+/// A veth pair to create: one end here, the other straight in a pod's namespace.
+#[derive(Debug)]
+pub struct VethSpec<'a> {
+    /// The name of the end in this socket's namespace.
+    pub host_name: &'a str,
+    /// Its Ethernet address.
+    pub host_mac: [u8; 6],
+    /// The name of the end in the pod.
+    pub pod_name: &'a str,
+    /// Its Ethernet address.
+    pub pod_mac: [u8; 6],
+    /// The pod's network namespace.
+    pub pod_netns: BorrowedFd<'a>,
+    /// For both ends.
+    pub mtu: u32,
+    /// The host end's alias, for people who look at `ip link`.
+    pub alias: &'a str,
+}
+
+impl Netlink {
+    /// The link with this name, if there is one.
+    pub async fn link_by_name(&self, name: &str) -> anyhow::Result<Option<Link>> {
+        let request = self.handle.link().get().match_name(name).execute();
+        one(request).await.with_context(|| format!("looking for device {name}"))
+    }
+
+    /// The link with this index, if there is one.
+    pub async fn link_by_index(&self, index: u32) -> anyhow::Result<Option<Link>> {
+        let request = self.handle.link().get().match_index(index).execute();
+        one(request).await.with_context(|| format!("looking for the device with index {index}"))
+    }
+
+    /// Every link of the namespace.
+    pub async fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(to_io)
+            .context("listing the devices")?;
+        Ok(messages.iter().map(Link::from_message).collect())
+    }
+
+    /// Creates a veth pair, its far end directly in the pod's namespace, and returns the near one. Both are down.
+    ///
+    /// Names, addresses and MTU travel in one message, so no half-made device is ever visible in either
+    /// namespace. (The alias takes a second one: the kernel ignores it on creation.)
+    pub async fn create_veth(&self, spec: VethSpec<'_>) -> anyhow::Result<Link> {
+        let VethSpec { host_name, pod_name, .. } = spec;
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(pod_name)
+            .address(spec.pod_mac.to_vec())
+            .mtu(spec.mtu)
+            .setns_by_fd(spec.pod_netns.as_raw_fd())
+            .build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new(host_name, pod_name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .address(spec.host_mac.to_vec())
+            .mtu(spec.mtu)
+            .build();
+        self.handle
+            .link()
+            .add(pair)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("creating the veth pair {host_name} - {pod_name} (in the pod)"))?;
+
+        let link = self.link_by_name(host_name).await?;
+        let link = link.ok_or_else(|| anyhow!("device {host_name} vanished right after it was created"))?;
+        if let Err(error) = self.set_alias(link.index, spec.alias).await {
+            return Err(match self.delete_link(link.index).await {
+                Ok(()) => error,
+                Err(rollback) => error.context(format!("and then: {rollback:#}")),
+            });
+        }
+        Ok(Link { alias: Some(spec.alias.to_owned()), ..link })
+    }
+
+    /// Removes a device. Fine when it is gone already.
+    pub async fn delete_link(&self, index: u32) -> anyhow::Result<()> {
+        let result = self.handle.link().del(index).execute().await;
+        tolerate(result, &[Errno::ENODEV]).with_context(|| format!("deleting the device with index {index}"))
+    }
+
+    /// Brings a device up.
+    pub async fn set_up(&self, index: u32) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let result = self.handle.link().set(message).execute().await;
+        result.map_err(to_io).with_context(|| format!("bringing up the device with index {index}"))
+    }
+
+    async fn set_alias(&self, index: u32, alias: &str) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index).alias(alias).build();
+        let result = self.handle.link().set(message).execute().await;
+        result.map_err(to_io).with_context(|| format!("naming the device with index {index} {alias:?}"))
+    }
+}
+
+/// The only message of a look-up, or none where the kernel says that there is no such device.
+async fn one(
+    messages: impl futures_util::Stream<Item = Result<LinkMessage, rtnetlink::Error>>,
+) -> anyhow::Result<Option<Link>> {
+    let mut messages = std::pin::pin!(messages);
+    match messages.try_next().await.map_err(to_io) {
+        Ok(message) => Ok(message.as_ref().map(Link::from_message)),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Link {
+    pub(super) fn from_message(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Link {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: flags.contains(LinkFlags::Up),
+            loopback: flags.contains(LinkFlags::Loopback),
+            kind: None,
+            alias: None,
+            peer: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Link(index) => link.peer = Some(*index),
+                LinkAttribute::Address(mac) if message.header.link_layer_type == LinkLayerType::Ether => {
+                    link.mac = mac.as_slice().try_into().ok();
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}

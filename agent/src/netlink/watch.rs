@@ -1,0 +1,120 @@
+//! The kernel's announcements: something about links, addresses, routes or neighbours changed.
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _, stream};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::SocketAddr;
+
+use super::route::is_ours;
+use super::{Link, Netlink};
+
+/// Bytes of announcements that may wait for us, before the kernel drops them. The kernel doubles it and may cap it
+/// at `net.core.rmem_max`.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+type Messages = BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// Something changed. It says where to look, not what to believe: by the time it is read, more may have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A device appeared, changed or went away.
+    Link {
+        /// Its index.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// It went away.
+        removed: bool,
+    },
+    /// A device got or lost an address.
+    Address {
+        /// The device.
+        ifindex: u32,
+    },
+    /// A route came or went.
+    Route {
+        /// It is one of Podlane's.
+        ours: bool,
+    },
+    /// A neighbour was learnt, changed its state or was forgotten.
+    Neighbour {
+        /// On this device.
+        ifindex: u32,
+    },
+    /// Announcements were lost: look at everything again.
+    Lost,
+}
+
+impl Netlink {
+    /// Announcements from now on. The stream ends only when listening again after a loss is refused.
+    pub fn watch(&self) -> anyhow::Result<impl Stream<Item = Change> + Send + use<>> {
+        let messages = self.listen()?;
+        let netlink = self.clone();
+        Ok(Box::pin(stream::unfold((netlink, messages), |(netlink, mut messages)| async move {
+            loop {
+                match messages.next().await {
+                    Some((message, _)) => {
+                        if let Some(change) = change(&message.payload) {
+                            return Some((change, (netlink, messages)));
+                        }
+                    }
+                    // The connection gives up when the kernel reports lost messages (ENOBUFS): open another.
+                    None => {
+                        let messages = netlink.listen().ok()?;
+                        return Some((Change::Lost, (netlink, messages)));
+                    }
+                }
+            }
+        })))
+    }
+
+    fn listen(&self) -> anyhow::Result<Messages> {
+        use anyhow::Context as _;
+        const GROUPS: [MulticastGroup; 6] = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Neigh,
+        ];
+        let (connection, messages) = self
+            .within_namespace(|| {
+                let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+                let socket = rtnetlink::sys::AsyncSocket::socket_mut(connection.socket_mut());
+                socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
+                Ok::<_, std::io::Error>((connection, messages))
+            })?
+            .context("listening to the kernel's network changes")?;
+        tokio::spawn(connection);
+        Ok(messages.boxed())
+    }
+}
+
+fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    let message = match payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(Change::Lost),
+        _ => return None,
+    };
+    Some(match message {
+        RouteNetlinkMessage::NewLink(link) => link_change(Link::from_message(link), false),
+        RouteNetlinkMessage::DelLink(link) => link_change(Link::from_message(link), true),
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            Change::Address { ifindex: address.header.index }
+        }
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            Change::Route { ours: is_ours(route) }
+        }
+        RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
+            Change::Neighbour { ifindex: neighbour.header.ifindex }
+        }
+        _ => return None,
+    })
+}
+
+fn link_change(link: Link, removed: bool) -> Change {
+    Change::Link { index: link.index, name: link.name, removed }
+}

@@ -1,0 +1,146 @@
+//! The node's own side: gateway addresses, slow-path routes, uplinks, and the fast path's routes to the peers.
+//!
+//! One task compares what the cluster says with what the kernel has and writes the difference. It runs again on every
+//! change of cluster, links, addresses, routes or neighbours, so that what others break is mended.
+
+mod files;
+mod peers;
+mod reconcile;
+mod sysctl;
+mod uplinks;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use ipnetwork::IpNetwork;
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
+
+pub use files::NodeFile;
+pub use peers::{Peer, PeerState};
+
+use crate::{
+    cluster::{Cluster, Update},
+    config::Config,
+    datapath::Datapath,
+    netlink::{Change, Netlink},
+    pods::NodeNetwork,
+};
+
+/// Changes come in bursts: a pass waits this long for the rest of one.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// A pass without a change, in case one was missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What `podlane status` tells of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// A pass has succeeded since the agent started.
+    pub ready: bool,
+    /// The uplinks in use.
+    pub uplinks: Vec<String>,
+    /// This node's pod CIDRs.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// MTU of the pods' interfaces; 0 before it is known.
+    pub mtu: u32,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// What is wrong, in words.
+    pub problems: Vec<String>,
+}
+
+/// The task that keeps the node as the cluster says.
+pub struct NodeTask {
+    config: Config,
+    netlink: Netlink,
+    datapath: Arc<Datapath>,
+    cluster: Option<Cluster>,
+    cluster_problem: Option<String>,
+    network: watch::Sender<Option<NodeNetwork>>,
+    status: watch::Sender<NodeStatus>,
+}
+
+impl NodeTask {
+    /// A task that has not heard of the cluster yet; what it finds out goes to `network` and `status`.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        netlink: Netlink,
+        datapath: Arc<Datapath>,
+        network: watch::Sender<Option<NodeNetwork>>,
+        status: watch::Sender<NodeStatus>,
+    ) -> Self {
+        Self { config, netlink, datapath, cluster: None, cluster_problem: None, network, status }
+    }
+
+    /// Runs for as long as the cluster source does.
+    ///
+    /// # Errors
+    /// Where the kernel's changes cannot be listened to.
+    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
+        let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
+        loop {
+            tokio::select! {
+                update = updates.recv() => match update {
+                    Some(update) => self.take(update),
+                    None => return Ok(()),
+                },
+                change = changes.next() => {
+                    let change = change.context("the kernel's changes can no longer be listened to")?;
+                    if !matters(&change) {
+                        continue;
+                    }
+                    time::sleep(SETTLE).await;
+                    while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+                }
+                () = time::sleep(LOOK_AGAIN) => {}
+            }
+            self.pass().await;
+        }
+    }
+
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Cluster(cluster) => {
+                tracing::info!(nodes = cluster.names().count(), "cluster state read");
+                self.cluster = Some(cluster);
+                self.cluster_problem = None;
+            }
+            Update::Problem(problem) => {
+                let kept = if self.cluster.is_some() { "the last good state stays in force" } else { "waiting for it" };
+                tracing::error!(problem, "cluster state cannot be read: {kept}");
+                self.cluster_problem = Some(problem);
+            }
+        }
+    }
+
+    /// One pass of comparing and mending; nothing is touched before the cluster is known.
+    async fn pass(&self) {
+        let mut status = match &self.cluster {
+            Some(cluster) => self.reconcile(cluster).await,
+            None => NodeStatus::default(),
+        };
+        status.problems.extend(self.cluster_problem.clone());
+        let before = self.status.borrow().problems.clone();
+        for problem in status.problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!(problem, "problem");
+        }
+        for problem in before.iter().filter(|problem| !status.problems.contains(problem)) {
+            tracing::info!(problem, "problem solved");
+        }
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+}
+
+/// Neighbours learnt and forgotten are the kernel's business: the fast path resolves them itself.
+const fn matters(change: &Change) -> bool {
+    !matches!(change, Change::Neighbour { .. })
+}

@@ -1,0 +1,87 @@
+//! DEL, and the undoing of an ADD: remove everything an attachment has, whatever of it is still there.
+
+use super::record::{Key, Record};
+use super::{Inner, lock, names};
+use crate::cni::identifiers::{container_id, interface_name};
+use crate::cni::{Error, code};
+
+impl Inner {
+    pub(super) async fn detach(&self, key: &Key) -> Result<(), Error> {
+        container_id(&key.container_id)?;
+        interface_name(&key.if_name)?;
+        self.ensure_restored()?;
+        let _held = self.locks.lock(key).await;
+        let result = match self.record(key) {
+            Some(record) => self.undo(&record).await.inspect(|()| {
+                tracing::info!(
+                    container = record.container_id,
+                    pod = record.alias(),
+                    device = record.host_interface,
+                    addresses = ?record.addresses,
+                    "pod detached"
+                );
+            }),
+            None => self.remove_unrecorded(key).await,
+        };
+        let Key { container_id, if_name } = key;
+        result.map_err(|details| {
+            Error::new(
+                code::DETACH_FAILED,
+                format!("detaching {if_name} of container {container_id} is incomplete"),
+            )
+            .details(details)
+        })
+    }
+
+    /// Removes what a record describes: everything is tried, every failure is told. The record goes last and only
+    /// when nothing else is left, so that this can be repeated.
+    pub(super) async fn undo(&self, record: &Record) -> Result<(), String> {
+        let mut failures = Vec::new();
+        for address in &record.addresses {
+            if let Err(error) = self.fast_path.remove_pod(*address) {
+                failures.push(format!("removing {address} from the pod map: {error:#}"));
+            }
+        }
+        if let Err(error) = self.fast_path.detach_pod(&record.host_interface) {
+            failures.push(format!("detaching the programs of {}: {error:#}", record.host_interface));
+        }
+        // The kernel takes the other side, routes and neighbours along with the device.
+        if let Err(error) = self.delete_device(record).await {
+            failures.push(format!("{error:#}"));
+        }
+        if failures.is_empty() {
+            match self.store.remove(&record.key()) {
+                Ok(()) => {
+                    lock(&self.records).remove(&record.key());
+                    self.release(record);
+                }
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    }
+
+    async fn delete_device(&self, record: &Record) -> anyhow::Result<()> {
+        match self.own_device(record).await? {
+            Some(device) => self.netlink.delete_link(device.index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// DEL without a record: nothing should be there. If a record was lost, the device that only this attachment
+    /// can have made is removed all the same.
+    async fn remove_unrecorded(&self, key: &Key) -> Result<(), String> {
+        let text = |error: anyhow::Error| format!("{error:#}");
+        let name = names::host_interface(key);
+        let link = self.netlink.link_by_name(&name).await.map_err(text)?;
+        let Some(link) = link.filter(|link| link.mac == Some(names::host_mac(key).0)) else { return Ok(()) };
+        tracing::warn!(container = key.container_id, device = name, "removing a device whose record is lost");
+        for (address, pod) in self.fast_path.pods().map_err(text)? {
+            if pod.ifindex == link.index {
+                self.fast_path.remove_pod(address).map_err(text)?;
+            }
+        }
+        self.fast_path.detach_pod(&name).map_err(text)?;
+        self.netlink.delete_link(link.index).await.map_err(text)
+    }
+}

@@ -1,0 +1,32 @@
+//! What a pod's attachment needs from the eBPF datapath.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Where a pod address lives on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodEndpoint {
+    /// The host-side device.
+    pub ifindex: u32,
+    /// The pod's Ethernet address.
+    pub mac: [u8; 6],
+    /// The host side's Ethernet address.
+    pub host_mac: [u8; 6],
+}
+
+/// The programs and maps, as far as pods are concerned. Every method is idempotent, and fast enough to be called
+/// from an async task.
+pub trait FastPath: Send + Sync {
+    /// Attaches the programs of a pod to its host-side device.
+    fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()>;
+    /// Detaches them. Fine when they or the device are gone already.
+    fn detach_pod(&self, interface: &str) -> anyhow::Result<()>;
+    /// Enters a pod's address, in the place of what was there.
+    fn set_pod(&self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()>;
+    /// Removes a pod's address. Fine when it is gone already.
+    fn remove_pod(&self, address: IpAddr) -> anyhow::Result<()>;
+    /// The addresses that are entered.
+    fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>>;
+    /// The host-side devices that programs are attached to.
+    fn attached(&self) -> anyhow::Result<Vec<String>>;
+}

@@ -1,0 +1,182 @@
+//! The life of a pod's attachment: create, record, restore, check, delete. See `docs/cni.md`.
+//!
+//! ```text
+//! let manager = PodManager::new(netlink, fast_path, run_dir, node_network)?;
+//! manager.restore().await?;          // ADDs before this are told to try again later
+//! manager.attach(request).await?;
+//! ```
+
+mod check;
+mod create;
+mod delete;
+mod fast_path;
+pub mod ipam;
+mod locks;
+mod mac;
+mod names;
+mod pod_side;
+mod record;
+mod request;
+mod restore;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use ipnetwork::IpNetwork;
+use tokio::sync::watch;
+
+use crate::cni::{Error, code};
+use crate::netlink::{Link, Netlink, namespace};
+
+pub use fast_path::{FastPath, PodEndpoint};
+pub use ipam::gateway;
+pub use mac::Mac;
+pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
+pub use record::{Key, Record, State};
+pub use request::AttachRequest;
+pub use restore::RestoreReport;
+
+use ipam::Ipam;
+use locks::KeyLocks;
+use record::Store;
+
+/// What pods need to know of their node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeNetwork {
+    /// The node's name, for texts.
+    pub name: String,
+    /// Where pod addresses come from.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// For pods' interfaces.
+    pub mtu: u32,
+}
+
+/// The attachments of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct PodManager(Arc<Inner>);
+
+struct Inner {
+    netlink: Netlink,
+    fast_path: Arc<dyn FastPath>,
+    store: Store,
+    node_network: watch::Receiver<Option<NodeNetwork>>,
+    /// Which namespace is the node's own: no pod may claim it.
+    node_namespace: (u64, u64),
+    locks: KeyLocks,
+    ipam: Mutex<Ipam>,
+    records: Mutex<BTreeMap<Key, Record>>,
+    restored: AtomicBool,
+}
+
+impl PodManager {
+    /// A manager of the attachments in the calling thread's network namespace, which `netlink` must be of. Call
+    /// [`restore`](Self::restore) next.
+    pub fn new(
+        netlink: Netlink,
+        fast_path: Arc<dyn FastPath>,
+        run_dir: &Path,
+        node_network: watch::Receiver<Option<NodeNetwork>>,
+    ) -> anyhow::Result<Self> {
+        let own = namespace::open(Path::new("/proc/thread-self/ns/net"))?;
+        let node_namespace =
+            namespace::identity(own.as_fd()).context("finding the node's own network namespace")?;
+        Ok(Self(Arc::new(Inner {
+            netlink,
+            fast_path,
+            store: Store::open(run_dir)?,
+            node_network,
+            node_namespace,
+            locks: KeyLocks::default(),
+            ipam: Mutex::default(),
+            records: Mutex::default(),
+            restored: AtomicBool::new(false),
+        })))
+    }
+
+    /// All attachments.
+    pub fn records(&self) -> Vec<Record> {
+        lock(&self.0.records).values().cloned().collect()
+    }
+
+    /// How many attachments there are.
+    pub fn len(&self) -> usize {
+        lock(&self.0.records).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes an attachment, or returns the one that an earlier ADD of the same container and interface made, if it
+    /// is intact. It is finished or rolled back also when the caller stops waiting.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Record, Error> {
+        let inner = self.0.clone();
+        finish(tokio::spawn(async move { inner.attach(request).await })).await
+    }
+
+    /// Removes an attachment. Fine when there is none, or when its namespace or device are gone.
+    pub async fn detach(&self, key: Key) -> Result<(), Error> {
+        let inner = self.0.clone();
+        finish(tokio::spawn(async move { inner.detach(&key).await })).await
+    }
+
+    /// Compares an attachment with the system; the error names everything that is damaged.
+    pub async fn check(&self, key: &Key) -> Result<Record, Error> {
+        self.0.check(key).await
+    }
+
+    /// Reads the records and makes the system fit them: once, before the first ADD. Errors are for what prevents
+    /// the agent's work; what concerns single attachments is in the report.
+    pub async fn restore(&self) -> anyhow::Result<RestoreReport> {
+        self.0.restore().await
+    }
+}
+
+impl Inner {
+    fn ensure_restored(&self) -> Result<(), Error> {
+        if self.restored.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::new(code::TRY_AGAIN_LATER, "the agent is starting: its attachments are not restored yet"))
+    }
+
+    /// The host-side device of a record: one of its name that also has its Ethernet address, which follows from
+    /// the attachment's identity. A device of somebody else that happens to have the name is not taken for it.
+    async fn own_device(&self, record: &Record) -> anyhow::Result<Option<Link>> {
+        let link = self.netlink.link_by_name(&record.host_interface).await?;
+        Ok(link.filter(|link| link.kind.as_deref() == Some("veth") && link.mac == Some(record.host_mac.0)))
+    }
+
+    fn record(&self, key: &Key) -> Option<Record> {
+        lock(&self.records).get(key).cloned()
+    }
+
+    fn endpoint(record: &Record) -> PodEndpoint {
+        PodEndpoint { ifindex: record.host_if_index, mac: record.mac.0, host_mac: record.host_mac.0 }
+    }
+}
+
+/// The data behind these locks is whole after every statement: a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn finish<T>(task: tokio::task::JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    task.await.unwrap_or_else(|error| {
+        Err(Error::new(code::ATTACH_FAILED, "the agent failed inside").details(error.to_string()))
+    })
+}
+
+/// A whole address as a network: /32 or /128.
+fn host_network(address: std::net::IpAddr) -> IpNetwork {
+    IpNetwork::from(address)
+}

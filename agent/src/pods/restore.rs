@@ -1,0 +1,108 @@
+//! After a start: make the system fit the records. Running pods notice nothing.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+
+use super::record::{Record, State};
+use super::{Inner, lock, names};
+
+/// What [`PodManager::restore`](super::PodManager::restore) found and did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Attachments that live on.
+    pub restored: usize,
+    /// Attachments of pods that are gone.
+    pub removed: usize,
+    /// Attachments that an agent was killed over while making them.
+    pub rolled_back: usize,
+    /// What nobody repaired: unreadable records, refused changes.
+    pub problems: Vec<String>,
+}
+
+impl Inner {
+    pub(super) async fn restore(&self) -> anyhow::Result<RestoreReport> {
+        let (records, problems) = self.store.load().context("reading the attachment records")?;
+        let all_read = problems.is_empty();
+        let mut report = RestoreReport { problems, ..RestoreReport::default() };
+        // All addresses first: nothing below may hand one out twice.
+        {
+            let mut ipam = lock(&self.ipam);
+            let mut known = lock(&self.records);
+            for record in &records {
+                for address in record.addresses.iter().filter(|address| !ipam.claim(**address)) {
+                    let owner = known.values().find(|other| other.addresses.contains(address));
+                    report.problems.push(format!(
+                        "{address} belongs to container {} and to {}: delete one of the two pods",
+                        record.container_id,
+                        owner.map_or("another", |other| &other.container_id)
+                    ));
+                }
+                known.insert(record.key(), record.clone());
+            }
+        }
+        for record in records {
+            if let Err(error) = self.restore_one(record, &mut report).await {
+                report.problems.push(format!("{error:#}"));
+            }
+        }
+        self.sweep(all_read, &mut report).context("comparing the datapath with the attachment records")?;
+        for problem in &report.problems {
+            tracing::warn!("{problem}");
+        }
+        let RestoreReport { restored, removed, rolled_back, .. } = report;
+        tracing::info!(restored, removed, rolled_back, "attachments restored");
+        self.restored.store(true, Ordering::Release);
+        Ok(report)
+    }
+
+    async fn restore_one(&self, mut record: Record, report: &mut RestoreReport) -> anyhow::Result<()> {
+        let Record { container_id, if_name, .. } = record.clone();
+        let what = |done: &str| format!("{done} {if_name} of container {container_id}");
+        let device = if record.state == State::Ready { self.own_device(&record).await? } else { None };
+        let Some(device) = device else {
+            self.undo(&record).await.map_err(anyhow::Error::msg).with_context(|| what("removing"))?;
+            match record.state {
+                State::Ready => report.removed += 1,
+                State::Creating => report.rolled_back += 1,
+            }
+            return Ok(());
+        };
+        if record.host_if_index != device.index {
+            record.host_if_index = device.index;
+            self.store.update(&record)?;
+            lock(&self.records).insert(record.key(), record.clone());
+        }
+        self.enter_fast_path(&record).with_context(|| what("restoring"))?;
+        self.configure_host_side(&record, &device).await.with_context(|| what("restoring"))?;
+        report.restored += 1;
+        Ok(())
+    }
+
+    /// Removes entries and attachments of programs that no record claims. With an unreadable record about, whose
+    /// they are is unknown: then they stay, and their addresses are not given to anybody.
+    fn sweep(&self, all_read: bool, report: &mut RestoreReport) -> anyhow::Result<()> {
+        let records: Vec<Record> = lock(&self.records).values().cloned().collect();
+        let addresses: BTreeSet<_> =
+            records.iter().flat_map(|record| record.addresses.iter().copied()).collect();
+        let devices: BTreeSet<_> = records.iter().map(|record| record.host_interface.clone()).collect();
+        for address in self.fast_path.pods()?.into_keys().filter(|address| !addresses.contains(address)) {
+            if !all_read {
+                lock(&self.ipam).claim(address);
+            } else if let Err(error) = self.fast_path.remove_pod(address) {
+                report
+                    .problems
+                    .push(format!("removing {address}, which no pod has, from the pod map: {error:#}"));
+            }
+        }
+        for device in self.fast_path.attached()? {
+            if all_read && names::is_host_interface(&device) && !devices.contains(&device) {
+                if let Err(error) = self.fast_path.detach_pod(&device) {
+                    report.problems.push(format!("detaching the programs of {device}: {error:#}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

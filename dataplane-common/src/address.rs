@@ -1,0 +1,132 @@
+use crate::plain_old_data;
+
+/// An IP address as a map key or part of one: bytes in network order, aligned so that the programs load, mask and
+/// compare it in whole words.
+pub trait Address: Copy + Eq {
+    /// Number of bits: 32 or 128.
+    const BITS: u32;
+
+    /// The address with all but its first `prefix_len` bits cleared; lengths above [`Self::BITS`] change nothing.
+    #[must_use]
+    fn masked(self, prefix_len: u32) -> Self;
+}
+
+/// An IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C, align(4))]
+pub struct Ip4 {
+    /// The address in network byte order.
+    pub addr: [u8; 4],
+}
+
+/// An IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C, align(4))]
+pub struct Ip6 {
+    /// The address in network byte order.
+    pub addr: [u8; 16],
+}
+
+plain_old_data!(Ip4, Ip6);
+
+impl Address for Ip4 {
+    const BITS: u32 = 32;
+
+    #[inline(always)]
+    fn masked(self, prefix_len: u32) -> Self {
+        Self { addr: mask_word(u32::from_ne_bytes(self.addr), prefix_len).to_ne_bytes() }
+    }
+}
+
+impl Address for Ip6 {
+    const BITS: u32 = 128;
+
+    #[inline(always)]
+    fn masked(self, prefix_len: u32) -> Self {
+        let [a, b, c, d] = self.words();
+        Self::from_words([
+            mask_word(a, prefix_len),
+            mask_word(b, prefix_len.saturating_sub(32)),
+            mask_word(c, prefix_len.saturating_sub(64)),
+            mask_word(d, prefix_len.saturating_sub(96)),
+        ])
+    }
+}
+
+impl Ip6 {
+    /// `::`, the address of a host that has none yet.
+    pub const UNSPECIFIED: Self = Self { addr: [0; 16] };
+
+    #[inline(always)]
+    const fn words(self) -> [u32; 4] {
+        // SAFETY: sixteen plain bytes seen as four words; through the bytes one by one, LLVM would shuffle each.
+        unsafe { core::mem::transmute(self.addr) }
+    }
+
+    #[inline(always)]
+    const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: as above.
+        Self { addr: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+    }
+}
+
+/// The first `bits` bits (in network order) of a word loaded from a packet.
+#[inline(always)]
+const fn mask_word(word: u32, bits: u32) -> u32 {
+    if bits >= 32 { word } else { word & (!(u32::MAX >> bits)).to_be() }
+}
+
+impl From<core::net::Ipv4Addr> for Ip4 {
+    fn from(address: core::net::Ipv4Addr) -> Self {
+        Self { addr: address.octets() }
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Ip6 {
+    fn from(address: core::net::Ipv6Addr) -> Self {
+        Self { addr: address.octets() }
+    }
+}
+
+impl From<Ip4> for core::net::IpAddr {
+    fn from(address: Ip4) -> Self {
+        Self::from(address.addr)
+    }
+}
+
+impl From<Ip6> for core::net::IpAddr {
+    fn from(address: Ip6) -> Self {
+        Self::from(address.addr)
+    }
+}
+
+// The kernel hashes keys whose size is a multiple of 4 word by word (jhash2), others byte by byte.
+const _: () = assert!(size_of::<Ip4>() == 4 && size_of::<Ip6>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn masking_an_ipv4_address_keeps_its_first_bits() {
+        let address = Ip4::from(Ipv4Addr::new(10, 244, 255, 255));
+        for (bits, expected) in [(0, [0, 0, 0, 0]), (8, [10, 0, 0, 0]), (20, [10, 244, 240, 0])] {
+            assert_eq!(address.masked(bits).addr, expected, "/{bits}");
+        }
+        assert_eq!(address.masked(32), address);
+        assert_eq!(address.masked(200), address);
+    }
+
+    #[test]
+    fn masking_an_ipv6_address_agrees_with_128_bit_arithmetic_at_every_length() {
+        let address = Ipv6Addr::new(0xfd00, 0x244, 0xffff, 0x1234, 0xabcd, 0xffff, 0x8001, 0xffff);
+        for bits in 0..=128u32 {
+            let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
+            let expected = Ip6::from(Ipv6Addr::from(u128::from(address) & mask));
+            assert_eq!(Ip6::from(address).masked(bits), expected, "/{bits}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The two IP families behind one trait: the forwarding code is written once.
+
+use core::mem::{offset_of, size_of};
+
+use dataplane_common::{Address, Ip4, Ip6, PassReason};
+
+use crate::{
+    head::{ETHERNET_LEN, Frame},
+    hop_limit::checksum_after_decrement,
+};
+
+/// EtherTypes as they stand in `__sk_buff::protocol` (IEEE 802 numbers, network byte order).
+pub mod ether_type {
+    /// IPv4.
+    pub const IPV4: u32 = 0x0800u16.to_be() as u32;
+    /// IPv6.
+    pub const IPV6: u32 = 0x86ddu16.to_be() as u32;
+}
+
+/// An IPv4 header without options (RFC 791).
+#[repr(C)]
+pub struct Ipv4Header {
+    version_and_length: u8,
+    _service: u8,
+    total_length: u16,
+    _identification: u16,
+    _fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: Ip4,
+    destination: Ip4,
+}
+
+/// An IPv6 header (RFC 8200).
+#[repr(C)]
+pub struct Ipv6Header {
+    version: u8,
+    _class_and_flow: [u8; 3],
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: Ip6,
+    destination: Ip6,
+}
+
+const _: () = assert!(size_of::<Ipv4Header>() == 20 && offset_of!(Ipv4Header, destination) == 16);
+const _: () = assert!(size_of::<Ipv6Header>() == 40 && offset_of!(Ipv6Header, destination) == 24);
+
+/// What the programs need to know of an IP family.
+pub trait Family: Sized {
+    /// Its addresses.
+    type Address: Address;
+
+    /// `AF_INET` or `AF_INET6`.
+    const ADDRESS_FAMILY: u32;
+
+    /// The header of a frame of `frame_len` bytes, its version and lengths checked.
+    ///
+    /// # Errors
+    /// [`PassReason::Malformed`] for another version, a header length that cannot be, a packet cut short.
+    #[inline(always)]
+    fn of(frame: &Frame<Self>, frame_len: u32) -> Result<&Self, PassReason> {
+        // SAFETY: a frame is within the packet's bounds, and headers are plain old data.
+        let header = unsafe { &*frame.header() };
+        let whole = header.packet_len() + ETHERNET_LEN as u32 <= frame_len;
+        if header.version_matches() && whole { Ok(header) } else { Err(PassReason::Malformed) }
+    }
+
+    /// Whether the version field says this family.
+    fn version_matches(&self) -> bool;
+
+    /// Length of the whole packet as its header says, in bytes; small for a GSO packet above 64 KiB, whose header
+    /// says 0.
+    fn packet_len(&self) -> u32;
+
+    /// Whether the header carries something that only the kernel handles: IPv4 options, hop-by-hop options.
+    fn has_options(&self) -> bool;
+
+    /// Source address.
+    fn source(&self) -> Self::Address;
+
+    /// Destination address.
+    fn destination(&self) -> Self::Address;
+
+    /// Whether the source is one that hosts use among neighbours before or beside their address.
+    fn source_is_link_local(&self) -> bool;
+
+    /// TTL or hop limit.
+    fn hop_limit(&self) -> u8;
+
+    /// The protocol behind the header.
+    fn protocol(&self) -> u8;
+
+    /// Takes one off the hop limit, which is above 1, and keeps the checksum right.
+    fn decrement_hop_limit(frame: &mut Frame<Self>);
+}
+
+impl Family for Ipv4Header {
+    type Address = Ip4;
+    const ADDRESS_FAMILY: u32 = 2;
+
+    #[inline(always)]
+    fn version_matches(&self) -> bool {
+        // A header length below five words is as wrong as another version.
+        self.version_and_length >> 4 == 4 && self.version_and_length & 0x0f >= 5
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u32::from(u16::from_be(self.total_length))
+    }
+
+    #[inline(always)]
+    fn has_options(&self) -> bool {
+        self.version_and_length & 0x0f != 5
+    }
+
+    #[inline(always)]
+    fn source(&self) -> Ip4 {
+        self.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> Ip4 {
+        self.destination
+    }
+
+    #[inline(always)]
+    fn source_is_link_local(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u8 {
+        self.ttl
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    #[inline(always)]
+    fn decrement_hop_limit(frame: &mut Frame<Self>) {
+        // SAFETY: a frame is within the packet's bounds, and borrowed for this.
+        let header = unsafe { &mut *frame.header() };
+        header.ttl -= 1;
+        header.checksum = checksum_after_decrement(header.checksum);
+    }
+}
+
+impl Family for Ipv6Header {
+    type Address = Ip6;
+    const ADDRESS_FAMILY: u32 = 10;
+
+    #[inline(always)]
+    fn version_matches(&self) -> bool {
+        self.version >> 4 == 6
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u32::from(u16::from_be(self.payload_length)) + size_of::<Self>() as u32
+    }
+
+    #[inline(always)]
+    fn has_options(&self) -> bool {
+        /// RFC 8200, 4.3: the one extension header that every node on the way looks at.
+        const HOP_BY_HOP: u8 = 0;
+        self.next_header == HOP_BY_HOP
+    }
+
+    #[inline(always)]
+    fn source(&self) -> Ip6 {
+        self.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> Ip6 {
+        self.destination
+    }
+
+    #[inline(always)]
+    fn source_is_link_local(&self) -> bool {
+        // fe80::/10 (RFC 4291, 2.5.6), and :: while an address is being probed (RFC 4862, 5.4.2).
+        let [first, second, ..] = self.source.addr;
+        (first == 0xfe && second & 0xc0 == 0x80) || self.source == Ip6::UNSPECIFIED
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u8 {
+        self.hop_limit
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.next_header
+    }
+
+    #[inline(always)]
+    fn decrement_hop_limit(frame: &mut Frame<Self>) {
+        // SAFETY: a frame is within the packet's bounds, and borrowed for this.
+        unsafe { (*frame.header()).hop_limit -= 1 };
+    }
+}

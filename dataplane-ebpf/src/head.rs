@@ -1,0 +1,87 @@
+//! The head of a packet: its headers, read and written in place with every access checked against its end.
+
+use core::{
+    marker::PhantomData,
+    mem::{offset_of, size_of},
+};
+
+use aya_ebpf::programs::TcContext;
+
+/// An Ethernet header (IEEE 802.3).
+#[repr(C)]
+pub struct EthernetHeader {
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// EtherType, network byte order.
+    pub ether_type: u16,
+}
+
+/// Length of an Ethernet header in bytes.
+pub const ETHERNET_LEN: usize = size_of::<EthernetHeader>();
+
+const _: () = assert!(ETHERNET_LEN == 14 && offset_of!(EthernetHeader, source) == 6);
+
+/// A frame whose Ethernet header and header `H` behind it lie within the packet: checked once, when it is made.
+///
+/// Any helper that may move the packet's data ends its life; the verifier refuses programs that forget this.
+pub struct Frame<H> {
+    start: *mut u8,
+    header: PhantomData<H>,
+}
+
+impl<H> Frame<H> {
+    /// Bytes of the frame up to the end of `H`.
+    pub const HEAD_LEN: usize = ETHERNET_LEN + size_of::<H>();
+
+    /// The frame of an skb; `None` where it is shorter than its headers.
+    ///
+    /// Headers that are split over fragments are rare (GRO by some drivers); only those pay for pulling them together.
+    #[inline(always)]
+    pub fn of_skb(ctx: &TcContext) -> Option<Self> {
+        Self::within(ctx.data(), ctx.data_end()).or_else(|| {
+            ctx.pull_data(Self::HEAD_LEN as u32).ok()?;
+            Self::within(ctx.data(), ctx.data_end())
+        })
+    }
+
+    #[inline(always)]
+    fn within(start: usize, end: usize) -> Option<Self> {
+        (start + Self::HEAD_LEN <= end).then_some(Self { start: start as *mut u8, header: PhantomData })
+    }
+
+    /// The Ethernet header.
+    #[inline(always)]
+    #[must_use]
+    pub fn ethernet(&self) -> *mut EthernetHeader {
+        self.start.cast()
+    }
+
+    /// The header behind the Ethernet header.
+    ///
+    /// The BPF target and the verifier (`NET_IP_ALIGN`) take an IP header for aligned to four bytes, and the machines
+    /// that the kernel's JIT knows load words from any address.
+    #[inline(always)]
+    #[must_use]
+    pub fn header(&self) -> *mut H {
+        self.start.wrapping_add(ETHERNET_LEN).cast()
+    }
+}
+
+/// Whether two MAC addresses are the same, the first one in a packet: compared as words, not byte by byte.
+///
+/// # Safety
+/// `packet` points to six readable bytes at an even address, and so does `known`.
+#[inline(always)]
+pub unsafe fn same_mac(packet: *const [u8; 6], known: &[u8; 6]) -> bool {
+    // SAFETY: six bytes from the caller's promise; the words are read without a claim to alignment.
+    let (a, b, c) = unsafe {
+        let halves = packet.cast::<u16>();
+        (halves.read(), halves.add(1).read(), halves.add(2).read())
+    };
+    let [k0, k1, k2, k3, k4, k5] = *known;
+    a == u16::from_ne_bytes([k0, k1])
+        && b == u16::from_ne_bytes([k2, k3])
+        && c == u16::from_ne_bytes([k4, k5])
+}

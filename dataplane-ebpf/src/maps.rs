@@ -1,0 +1,42 @@
+//! The maps, pinned by the agent under their own names. `docs/maps.md` describes them for operators.
+#![expect(non_upper_case_globals, reason = "the kernel and bpftool show a map under the name of its static")]
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use dataplane_common::{COUNTERS, Counter, Ip4, Ip6, PodEntry, RouteEntry, RouteKey, Settings};
+
+/// Entries are allocated as they come: an empty map costs its buckets only.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Default size of the pod maps; the agent's `maxPods` changes it.
+const PODS: usize = 256;
+
+/// Default size of the route maps; the agent's `maxRoutes` changes it.
+const ROUTES: usize = 8192;
+
+/// Local pods by IPv4 address.
+#[btf_map]
+pub static pods4: HashMap<Ip4, PodEntry, PODS, GROWING> = HashMap::new();
+
+/// Local pods by IPv6 address.
+#[btf_map]
+pub static pods6: HashMap<Ip6, PodEntry, PODS, GROWING> = HashMap::new();
+
+/// Peer pod CIDRs, IPv4: a hash over the prefixes of every length in `settings`, tried from the longest on.
+#[btf_map]
+pub static routes4: HashMap<RouteKey<Ip4>, RouteEntry<Ip4>, ROUTES, GROWING> = HashMap::new();
+
+/// Peer pod CIDRs, IPv6.
+#[btf_map]
+pub static routes6: HashMap<RouteKey<Ip6>, RouteEntry<Ip6>, ROUTES, GROWING> = HashMap::new();
+
+/// What changes while the programs run; one element.
+#[btf_map]
+pub static settings: Array<Settings, 1> = Array::new();
+
+/// Packets and bytes by hook and verdict.
+#[btf_map]
+pub static counters: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();

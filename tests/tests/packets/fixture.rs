@@ -1,0 +1,291 @@
+//! The loaded programs on a small node of their own: a network namespace with two pods' interfaces and an uplink.
+
+use std::{
+    mem::size_of,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+    process::Command,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
+};
+use aya_ebpf_bindings::bindings::__sk_buff;
+use dataplane_common::{
+    Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+pub const POD_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
+pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
+/// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
+pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+/// In a /28 of that CIDR with a next hop of its own.
+pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 241);
+/// Behind a next hop of a kind from the future.
+pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
+
+pub const POD_A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 2);
+pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 3);
+pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 9);
+
+pub const MAC_A: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
+pub const MAC_B: [u8; 6] = [0x02, 0, 0, 0, 0x0b, 0x01];
+pub const HOST_MAC_A: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
+pub const HOST_MAC_B: [u8; 6] = [0x02, 0, 0, 0, 0x0b, 0x02];
+pub const UPLINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x02];
+pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x01];
+
+/// MTU of the route to the peer node.
+pub const MTU: u32 = 1500;
+
+/// The return codes (`linux/pkt_cls.h`).
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+/// Where a packet comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    PodA,
+    Wire,
+}
+
+impl From {
+    const fn interface(self) -> &'static str {
+        match self {
+            Self::PodA => "pla",
+            Self::Wire => "uplink",
+        }
+    }
+}
+
+/// One packet and what is to become of it.
+pub struct Case {
+    pub name: &'static str,
+    pub hook: Hook,
+    pub from: From,
+    pub packet: Vec<u8>,
+    /// Size of the segments of a GSO packet.
+    pub gso_size: Option<u32>,
+    pub verdict: Verdict,
+    /// The packet as it comes out.
+    pub expected: Vec<u8>,
+}
+
+pub struct Fixture {
+    ebpf: Ebpf,
+    counters: PerCpuArray<aya::maps::MapData, Counter>,
+    pod_a: u32,
+    uplink: u32,
+}
+
+impl Fixture {
+    /// Runs `work` on a fixture in a network namespace that ends with it.
+    pub fn with<T: Send + 'static>(work: impl FnOnce(&mut Self) -> T + Send + 'static) -> T {
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("packet tests need root, for a network namespace and BPF");
+            work(&mut Self::new())
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn new() -> Self {
+        let (pod_a, pod_b) = (interface("pla", HOST_MAC_A), interface("plb", HOST_MAC_B));
+        let uplink = interface("uplink", UPLINK_MAC);
+        let mut ebpf = podlane::datapath::load_unpinned().unwrap();
+
+        let entry_a = PodEntry { ifindex: pod_a, mac: MAC_A, host_mac: HOST_MAC_A };
+        let entry_b = PodEntry { ifindex: pod_b, mac: MAC_B, host_mac: HOST_MAC_B };
+        let mut pods4: HashMap<_, Ip4, PodEntry> = map(&mut ebpf, "pods4");
+        pods4.insert(Ip4::from(POD_A), entry_a, 0).unwrap();
+        pods4.insert(Ip4::from(POD_B), entry_b, 0).unwrap();
+        let mut pods6: HashMap<_, Ip6, PodEntry> = map(&mut ebpf, "pods6");
+        pods6.insert(Ip6::from(POD_A6), entry_a, 0).unwrap();
+        pods6.insert(Ip6::from(POD_B6), entry_b, 0).unwrap();
+
+        let mut routes4: HashMap<_, RouteKey<Ip4>, RouteEntry<Ip4>> = map(&mut ebpf, "routes4");
+        for (destination, length, kind) in
+            [(REMOTE, 24, NextHopKind::Direct as u32), (REMOTE_LONGER, 28, 77), (REMOTE_UNKNOWN, 24, 77)]
+        {
+            let next_hop = Ip4::from(Ipv4Addr::new(192, 168, 1, 12));
+            let route = RouteEntry { kind, ifindex: uplink, mtu: MTU, next_hop };
+            routes4.insert(RouteKey::new(Ip4::from(destination), length), route, 0).unwrap();
+        }
+        let mut routes6: HashMap<_, RouteKey<Ip6>, RouteEntry<Ip6>> = map(&mut ebpf, "routes6");
+        let next_hop = Ip6::from(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12));
+        let route = RouteEntry { kind: NextHopKind::Direct as u32, ifindex: uplink, mtu: MTU, next_hop };
+        routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
+
+        let mut settings: Array<_, Settings> = map(&mut ebpf, "settings");
+        settings.set(0, Settings { prefix_lens4: [28, 24, 0, 0], prefix_lens6: [64, 0, 0, 0] }, 0).unwrap();
+
+        let counters = map(&mut ebpf, "counters");
+        Self { ebpf, counters, pod_a, uplink }
+    }
+
+    /// Runs a case's packet through its program and compares.
+    pub fn check(&mut self, case: &Case) -> Result<(), String> {
+        let before = self.counter(case.hook, case.verdict);
+        let (action, output) =
+            self.run(case).map_err(|error| format!("{} bytes: {error:?}", case.packet.len()))?;
+        let expected_action = match case.verdict {
+            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            Verdict::Forwarded(_) => TC_ACT_REDIRECT,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        };
+        let after = self.counter(case.hook, case.verdict);
+        if after.packets != before.packets + 1 {
+            let counted: Vec<&str> = Verdict::all()
+                .filter(|verdict| self.counter(case.hook, *verdict).packets > 0)
+                .map(Verdict::name)
+                .collect();
+            return Err(format!(
+                "not counted as {}; counted so far: {}",
+                case.verdict.name(),
+                counted.join(", ")
+            ));
+        }
+        let length = u64::try_from(case.packet.len()).unwrap();
+        if after.bytes != before.bytes + length {
+            return Err(format!("{} bytes counted, not {length}", after.bytes - before.bytes));
+        }
+        if action != expected_action {
+            return Err(format!("action {action}, not {expected_action}"));
+        }
+        if output != case.expected {
+            return Err(format!("the packet came out as\n{output:02x?}, not as\n{:02x?}", case.expected));
+        }
+        Ok(())
+    }
+
+    /// The program's return code and the packet afterwards.
+    pub fn run(&mut self, case: &Case) -> Result<(i32, Vec<u8>), ProgramError> {
+        // SAFETY: plain old data (and pointers that the kernel fills in), for which zero is valid.
+        let mut context: __sk_buff = unsafe { std::mem::zeroed() };
+        context.ifindex = match case.from {
+            From::PodA => self.pod_a,
+            From::Wire => self.uplink,
+        };
+        if let Some(size) = case.gso_size {
+            context.gso_size = size;
+            context.gso_segs = u32::try_from(case.packet.len()).unwrap().div_ceil(size);
+        }
+        // SAFETY: the context's bytes, as the kernel takes them.
+        let context_bytes =
+            unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<__sk_buff>()) };
+        let mut output = vec![0; case.packet.len() + 256];
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(&case.packet),
+            data_out: Some(&mut output),
+            ctx_in: Some(context_bytes),
+            ..TestRunOptions::default()
+        })?;
+        output.truncate(usize::try_from(result.data_size_out).unwrap());
+        Ok((result.return_value.cast_signed(), output))
+    }
+
+    /// Attaches a program to the real interface, for [`Self::send`].
+    pub fn attach(&mut self, hook: Hook, from: From) {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
+        program.attach(from.interface(), TcAttachType::Ingress).unwrap();
+    }
+
+    /// Sends a frame through the real interface that the program is attached to, and returns the verdicts counted.
+    ///
+    /// # Errors
+    /// The kernel's, where it refuses to send a frame.
+    pub fn send(&mut self, hook: Hook, from: From, frame: &[u8]) -> std::io::Result<Vec<&'static str>> {
+        let before = self.verdicts(hook);
+        let sent = send_frame(&format!("{}-peer", from.interface()), frame);
+        let mut counted = Vec::new();
+        if sent.is_ok() {
+            // The receiving side runs in a softirq, usually before the call returns.
+            for _ in 0..1000 {
+                let after = self.verdicts(hook);
+                counted = after
+                    .iter()
+                    .zip(&before)
+                    .filter(|(now, then)| now.1 > then.1)
+                    .map(|(now, _)| now.0)
+                    .collect();
+                if !counted.is_empty() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        sent.map(|()| counted)
+    }
+
+    fn verdicts(&self, hook: Hook) -> Vec<(&'static str, u64)> {
+        Verdict::all().map(|verdict| (verdict.name(), self.counter(hook, verdict).packets)).collect()
+    }
+
+    fn counter(&self, hook: Hook, verdict: Verdict) -> Counter {
+        let values = self.counters.get(&counter_index(hook, verdict), 0).unwrap();
+        values.iter().fold(Counter::default(), |sum, value| Counter {
+            packets: sum.packets + value.packets,
+            bytes: sum.bytes + value.bytes,
+        })
+    }
+}
+
+fn map<M: TryFrom<aya::maps::Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> M {
+    ebpf.take_map(name).unwrap().try_into().unwrap()
+}
+
+/// Sends a frame as it is (packet(7)).
+fn send_frame(interface: &str, frame: &[u8]) -> std::io::Result<()> {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
+        sll_ifindex: nix::net::if_::if_nametoindex(interface)?.cast_signed(),
+        sll_protocol: 0,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the frame and the address outlive the call, and their lengths are theirs.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap(),
+        )
+    };
+    if sent < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A veth device with this MAC address, up; returns its index.
+fn interface(name: &str, mac: [u8; 6]) -> u32 {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let peer = format!("{name}-peer");
+    for arguments in [
+        &["link", "add", name, "address", &mac, "type", "veth", "peer", "name", &peer][..],
+        // Silent: no IPv6 chatter of their own.
+        &["link", "set", name, "addrgenmode", "none"],
+        &["link", "set", &peer, "addrgenmode", "none"],
+        &["link", "set", name, "up"],
+        &["link", "set", &peer, "up"],
+    ] {
+        let status = Command::new("ip").args(arguments).status().unwrap();
+        assert!(status.success(), "ip {}", arguments.join(" "));
+    }
+    nix::net::if_::if_nametoindex(name).unwrap()
+}

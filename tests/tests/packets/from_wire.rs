@@ -1,0 +1,86 @@
+use std::net::Ipv4Addr;
+
+use dataplane_common::{DropReason, Forwarded, Hook, PassReason, Verdict};
+
+use crate::{
+    fixture::{
+        Case, From, HOST_MAC_B, MAC_B, PEER_MAC, POD_A, POD_A6, POD_B, POD_B6, REMOTE, REMOTE6, UPLINK_MAC,
+    },
+    packet::{Ip, Packet, arp},
+};
+
+fn from_to(source: Ipv4Addr, destination: Ipv4Addr) -> Packet {
+    Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V4(source, destination))
+}
+
+fn case(name: &'static str, packet: Vec<u8>, verdict: Verdict, expected: Vec<u8>) -> Case {
+    Case { name, hook: Hook::FromWire, from: From::Wire, packet, gso_size: None, verdict, expected }
+}
+
+fn to_pod(name: &'static str, packet: &Packet) -> Case {
+    let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..packet.clone() }.bytes();
+    case(name, packet.bytes(), Verdict::Forwarded(Forwarded::ToPod), expected)
+}
+
+fn unchanged(name: &'static str, packet: Vec<u8>, verdict: Verdict) -> Case {
+    case(name, packet.clone(), verdict, packet)
+}
+
+fn pass(name: &'static str, packet: Vec<u8>, reason: PassReason) -> Case {
+    unchanged(name, packet, Verdict::Pass(reason))
+}
+
+/// The whole table.
+pub fn cases() -> Vec<Case> {
+    let node = Ipv4Addr::new(192, 168, 1, 11);
+    let peer = Ipv4Addr::new(192, 168, 1, 12);
+    let v6 = Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V6(REMOTE6, POD_B6));
+    let spoofed6 = Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V6(POD_A6, POD_B6));
+    let base = from_to(REMOTE, POD_B);
+    vec![
+        to_pod("from a remote pod", &base),
+        to_pod("from a remote pod, TTL 1: the last hop", &Packet { ttl: 1, ..base.clone() }),
+        to_pod("from a peer node", &from_to(peer, POD_B)),
+        to_pod("later fragment", &Packet { fragment: Some((185, false)), ..base.clone() }),
+        to_pod("merged by GRO, larger than the MTU", &Packet { payload: 3000, ..base.clone() }),
+        to_pod("IPv6", &v6),
+        pass("to the node", from_to(peer, node).bytes(), PassReason::NotPod),
+        pass(
+            "to an address in the pod CIDR without a pod",
+            from_to(REMOTE, Ipv4Addr::new(10, 244, 1, 99)).bytes(),
+            PassReason::NotPod,
+        ),
+        pass(
+            "through this node to somewhere else",
+            from_to(REMOTE, Ipv4Addr::new(1, 1, 1, 1)).bytes(),
+            PassReason::NotPod,
+        ),
+        pass("ARP, broadcast", arp(PEER_MAC, peer, node), PassReason::NotForHost),
+        pass(
+            "a pod's packet in a broadcast frame",
+            Packet { destination_mac: [0xff; 6], ..base.clone() }.bytes(),
+            PassReason::NotForHost,
+        ),
+        pass(
+            "a pod's packet flooded to another node's MAC address",
+            Packet { destination_mac: PEER_MAC, ..base.clone() }.bytes(),
+            PassReason::NotForHost,
+        ),
+        pass("IPv4 options", Packet { options: vec![0x94, 0x04, 0, 0], ..base }.bytes(), PassReason::Options),
+        unchanged(
+            "a local pod's source IP",
+            from_to(POD_A, POD_B).bytes(),
+            Verdict::Drop(DropReason::ForeignSource),
+        ),
+        unchanged(
+            "the pod's own IP as source",
+            from_to(POD_B, POD_B).bytes(),
+            Verdict::Drop(DropReason::ForeignSource),
+        ),
+        unchanged(
+            "a local pod's source IP, IPv6",
+            spoofed6.bytes(),
+            Verdict::Drop(DropReason::ForeignSource),
+        ),
+    ]
+}

@@ -1,0 +1,54 @@
+//! Packets in, packets out: the programs as the kernel runs them (`BPF_PROG_TEST_RUN`), by tables.
+//!
+//! Each case asserts the return code, the verdict that was counted, and every byte of the packet that comes out: TTL,
+//! checksum and MAC addresses are part of that.
+
+mod fixture;
+mod from_pod;
+mod from_wire;
+mod packet;
+mod truncated;
+
+use std::collections::BTreeSet;
+
+use dataplane_common::{Hook, Verdict};
+use fixture::{Case, Fixture};
+
+/// Runs a table, each case by its name, and returns the verdicts that it has seen.
+fn run(cases: Vec<Case>) -> BTreeSet<(Hook, &'static str)> {
+    Fixture::with(move |fixture| {
+        let mut failures = Vec::new();
+        let mut seen = BTreeSet::new();
+        for case in cases {
+            seen.insert((case.hook, case.verdict.name()));
+            if let Err(failure) = fixture.check(&case) {
+                failures.push(format!("{} ({}): {failure}", case.name, case.hook.name()));
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        seen
+    })
+}
+
+#[test]
+fn from_pod_does_what_its_table_says() {
+    run(from_pod::cases());
+}
+
+#[test]
+fn from_wire_does_what_its_table_says() {
+    run(from_wire::cases());
+}
+
+#[test]
+fn frames_cut_off_at_any_length_are_never_forwarded() {
+    run(truncated::cases());
+}
+
+#[test]
+fn every_verdict_has_a_case() {
+    let cases = from_pod::cases().into_iter().chain(from_wire::cases()).chain(truncated::cases());
+    let seen: BTreeSet<&str> = cases.map(|case| case.verdict.name()).collect();
+    let missing: Vec<&str> = Verdict::all().map(Verdict::name).filter(|name| !seen.contains(name)).collect();
+    assert!(missing.is_empty(), "no packet test for: {}", missing.join(", "));
+}
