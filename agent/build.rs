@@ -12,13 +12,20 @@ use aya_build::{Package, Toolchain};
 /// The toolchains to choose from, the best first: what `cargo xtask setup` links, what rustup offers.
 const CANDIDATES: [&str; 2] = ["bpf", "nightly"];
 
-fn main() -> anyhow::Result<()> {
+fn main() {
+    if let Err(error) = build() {
+        // One line, without the backtrace that RUST_BACKTRACE would add: this is read by whoever builds.
+        println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
+    }
+}
+
+fn build() -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed=PODLANE_BPF_TOOLCHAIN");
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or_else(|| anyhow!("OUT_DIR is not set"))?);
     let compiler = Compiler::choose()?;
     share_target_folder(&out_dir, &compiler.name)?;
     let llvm = compiler.llvm_folder(&out_dir)?;
-    // SAFETY: a build script's main runs alone in its process; no other thread reads the environment.
+    // SAFETY: a build script runs alone in its process; no other thread reads the environment.
     unsafe {
         // aya-build repeats cargo's output as warnings of this package: let only real ones through.
         std::env::set_var("CARGO_TERM_QUIET", "true");
@@ -34,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         [Package { name: "dataplane-ebpf", root_dir: "../dataplane-ebpf", ..Default::default() }],
         Toolchain::Custom(&compiler.name),
     )
-    .context("building the eBPF programs failed: `cargo xtask setup` installs what that needs")
+    .context("building the eBPF programs failed; where a tool is missing, `cargo xtask setup` installs it")
 }
 
 /// A rustc that can build `core` for the BPF target.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: format, lints, unit tests, then packets and pods on this machine's kernel.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::Command;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::command::display;
-use crate::progress::{heading, seconds};
+use crate::progress::{heading, run_quietly, seconds};
 use crate::setup::{self, Scope};
 use crate::{privilege, workspace};
 
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             eprintln!("\nFAILED in \"{}\" after {}", section.title(), seconds(start.elapsed()));
             return Err(error);
         }
-        done.push(format!("{} {}", section.title().to_lowercase(), seconds(begun.elapsed())));
+        done.push(format!("{} {}", section.title(), seconds(begun.elapsed())));
     }
     println!("\nOK: everything passed in {} ({})", seconds(start.elapsed()), done.join(", "));
     Ok(())
@@ -86,20 +87,18 @@ impl Section {
 
     fn run(self, rest: &[OsString]) -> Result<()> {
         match self {
-            Self::Format => show(workspace::cargo().args(["fmt", "--all", "--check"])),
-            Self::Lints => show(workspace::cargo().args([
-                "clippy",
-                "--quiet",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-Dwarnings",
-            ])),
+            Self::Format => show(workspace::cargo().args(["fmt", "--all", "--check"]))
+                .context("the code is not formatted: `cargo fmt --all` does it"),
+            Self::Lints => {
+                let mut command = workspace::cargo();
+                command.args(["clippy", color(), "--workspace", "--all-targets", "--", "-Dwarnings"]);
+                run_quietly("clippy", &mut command)
+            }
             Self::BpfLints => bpf_lints(),
             Self::Unit => {
-                let mut command = workspace::cargo();
-                command.args(["test", "--quiet", "--workspace", "--exclude", LAB_PACKAGE, "--"]);
-                show(command.args(rest))
+                let packages = ["--workspace", "--exclude", LAB_PACKAGE];
+                compile_tests(&packages)?;
+                show(workspace::cargo().args(["test", "--quiet"]).args(packages).arg("--").args(rest))
             }
             Self::Binaries => {
                 let folder = build::binaries(Profile::Dev)?;
@@ -120,7 +119,7 @@ fn bpf_lints() -> Result<()> {
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
     command
         .current_dir(workspace::root())
-        .args(["--quiet", "--package=dataplane-ebpf", "--bins", "--release", "-Zbuild-std=core"])
+        .args([color(), "--package=dataplane-ebpf", "--bins", "--release", "-Zbuild-std=core"])
         .args(["--target=bpfel-unknown-none", "--target-dir"])
         // Beside what the build leaves: another compiler's files in one folder would rebuild each other.
         .arg(workspace::target_dir()?.join("bpf-clippy"))
@@ -129,12 +128,24 @@ fn bpf_lints() -> Result<()> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTC")
         .env_remove("CARGO");
-    show(&mut command)
+    run_quietly("clippy", &mut command)
+}
+
+/// Compiles the tests of these packages out of sight.
+fn compile_tests(packages: &[&str]) -> Result<()> {
+    run_quietly("compiling the tests", workspace::cargo().args(["test", "--no-run", color()]).args(packages))
+}
+
+/// Cargo's output is captured and only shown if it fails: as it would look on the terminal then.
+fn color() -> &'static str {
+    if std::io::stderr().is_terminal() { "--color=always" } else { "--color=never" }
 }
 
 fn lab(rest: &[OsString]) -> Result<()> {
+    let package = ["--package", LAB_PACKAGE];
+    compile_tests(&package)?;
     let mut command = workspace::cargo();
-    command.args(["test", "--package", LAB_PACKAGE]);
+    command.arg("test").args(package);
     // Cargo stays the user; only the test programs run as root.
     let runner = privilege::test_runner()?;
     if !runner.is_empty() {
