@@ -27,7 +27,9 @@ impl NodeFile {
     pub fn read(run_dir: &Path) -> anyhow::Result<Self> {
         let path = run_dir.join(NAME);
         match fs_err::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error.into()),
         }

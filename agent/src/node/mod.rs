@@ -111,7 +111,11 @@ impl NodeTask {
                 self.cluster_problem = None;
             }
             Update::Problem(problem) => {
-                let kept = if self.cluster.is_some() { "the last good state stays in force" } else { "waiting for it" };
+                let kept = if self.cluster.is_some() {
+                    "the last good state stays in force"
+                } else {
+                    "waiting for it"
+                };
                 tracing::error!(problem, "cluster state cannot be read: {kept}");
                 self.cluster_problem = Some(problem);
             }

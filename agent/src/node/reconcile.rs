@@ -59,7 +59,9 @@ impl NodeTask {
             plan.add(peer, &self.netlink, &uplinks).await;
         }
         plan.slow.extend(
-            node.pod_cidrs.iter().map(|cidr| Route { metric: Some(LAST_RESORT), ..Route::unreachable(*cidr) }),
+            node.pod_cidrs
+                .iter()
+                .map(|cidr| Route { metric: Some(LAST_RESORT), ..Route::unreachable(*cidr) }),
         );
         // The slow path first: the fast path is never the only one.
         self.write_routes(&plan.slow, &mut plan.problems).await?;
@@ -86,7 +88,10 @@ impl NodeTask {
         addresses: &[(u32, IpNetwork)],
         uplinks: &[Link],
     ) -> anyhow::Result<()> {
-        let lo = links.iter().find(|link| link.loopback).context("this network namespace has no loopback device")?;
+        let lo = links
+            .iter()
+            .find(|link| link.loopback)
+            .context("this network namespace has no loopback device")?;
         let gateways: BTreeSet<IpAddr> = node.pod_cidrs.iter().map(|cidr| gateway(cidr)).collect();
         let before = NodeFile::read(&self.config.run_dir)?;
         let names = uplinks.iter().map(|link| link.name.clone()).collect();

@@ -30,7 +30,9 @@ pub(super) fn find(
     }
     let carries = |link: &&Link| {
         !link.loopback
-            && addresses.iter().any(|(index, network)| *index == link.index && node_addresses.contains(&network.ip()))
+            && addresses
+                .iter()
+                .any(|(index, network)| *index == link.index && node_addresses.contains(&network.ip()))
     };
     let found: Vec<Link> = links.iter().filter(carries).cloned().collect();
     let listed = node_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -40,7 +40,7 @@ pub use fast_path::{FastPath, PodEndpoint};
 pub use ipam::gateway;
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
-pub use record::{Key, Record, State};
+pub use record::{Key, RECORDS_DIR, Record, State};
 pub use request::AttachRequest;
 pub use restore::RestoreReport;
 

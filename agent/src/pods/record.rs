@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::mac::Mac;
 
+/// The folder of the records in the run directory.
+pub const RECORDS_DIR: &str = "attachments";
+
 /// The version of the records that this agent reads and writes.
 const VERSION: u32 = 1;
 
@@ -132,7 +135,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens the folder, and makes it if need be.
     pub(super) fn open(run_dir: &Path) -> anyhow::Result<Self> {
-        let dir = run_dir.join("attachments");
+        let dir = run_dir.join(RECORDS_DIR);
         fs_err::create_dir_all(&dir)?;
         Ok(Self { dir })
     }

@@ -1,0 +1,208 @@
+//! `podlane agent`: the daemon.
+
+use std::{
+    io::IsTerminal as _,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    api::{self, StatusSource},
+    cluster::{ClusterSource as _, FileSource},
+    config::{Config, LogFormat, Settings},
+    datapath::{Datapath, Options},
+    netlink::Netlink,
+    node::{NodeStatus, NodeTask},
+    pods::PodManager,
+};
+
+/// Settings come from flags, then the environment, then the config file, then defaults.
+#[derive(Debug, Args)]
+pub(super) struct AgentArgs {
+    /// The config file [default: /etc/podlane/config.yaml, if it is there]
+    #[arg(long, env = "PODLANE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::resolve(args.settings, args.config.as_deref())?;
+    start_logging(&config);
+    // Two threads serve a node's whole churn; more would only cost memory.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?
+        .block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node = config.node_name, "starting");
+    // The socket first: it is what keeps two agents apart.
+    let socket = api::bind(&config.run_dir.join(api::SOCKET_NAME))?;
+    let netlink = Netlink::new()?;
+    let datapath = Arc::new(Datapath::open(&Options {
+        bpf_dir: config.bpf_dir.clone(),
+        attach: config.attach,
+        log_drops: config.log_drops,
+        max_pods: config.max_pods,
+        max_routes: config.max_routes,
+    })?);
+    if config.log_drops {
+        tokio::spawn(log_drops(Arc::clone(&datapath)));
+    }
+
+    let (network_sender, network) = watch::channel(None);
+    let (status_sender, node_status) = watch::channel(NodeStatus::default());
+    let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
+    let (updates_sender, updates) = mpsc::channel(1);
+    let source = tokio::spawn(FileSource::new(config.cluster_file.clone()).run(updates_sender));
+    let node_name = config.node_name.clone();
+    let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);
+    let mut node = tokio::spawn(task.run(updates));
+
+    let restored = Arc::new(OnceLock::new());
+    let status = Status {
+        node_name,
+        datapath,
+        manager: manager.clone(),
+        node: node_status,
+        restored: restored.clone(),
+    };
+    let status = Arc::new(status);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        stopped.await.ok();
+    };
+    let mut server = tokio::spawn(api::serve(socket, manager.clone(), status, shutdown));
+
+    let report = manager.restore().await.context("restoring the attachments")?;
+    tracing::info!(
+        restored = report.restored,
+        removed = report.removed,
+        rolled_back = report.rolled_back,
+        "attachments restored"
+    );
+    for problem in &report.problems {
+        tracing::warn!(problem, "an attachment was not restored");
+    }
+    restored.get_or_init(|| report.problems);
+
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping; traffic goes on"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping; traffic goes on"),
+        ended = &mut node => ended.context("the node task died")??,
+        ended = &mut server => return ended.context("the API task died")?,
+    }
+    source.abort();
+    node.abort();
+    stop.send(()).ok();
+    server.await.context("the API task died")?
+}
+
+/// What `GET /v1/status` and `GET /healthz` answer.
+struct Status {
+    node_name: String,
+    datapath: Arc<Datapath>,
+    manager: PodManager,
+    node: watch::Receiver<NodeStatus>,
+    /// What went wrong when the attachments were restored; empty until that is done.
+    restored: Arc<OnceLock<Vec<String>>>,
+}
+
+impl StatusSource for Status {
+    fn status(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async {
+            let node = self.node.borrow().clone();
+            let problems = self.problems().await;
+            let counters = match self.datapath.counters() {
+                Ok(counters) => counters,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the counters cannot be read");
+                    Vec::new()
+                }
+            };
+            let counters: Vec<Value> = counters
+                .iter()
+                .filter(|(_, _, counter)| counter.packets > 0)
+                .map(|(hook, verdict, counter)| {
+                    json!({
+                        "hook": hook.name(),
+                        "verdict": verdict.name(),
+                        "packets": counter.packets,
+                        "bytes": counter.bytes,
+                    })
+                })
+                .collect();
+            json!({
+                "healthy": problems.is_empty(),
+                "node": self.node_name,
+                "version": env!("CARGO_PKG_VERSION"),
+                "attach": self.datapath.attach_mode(),
+                "uplinks": node.uplinks,
+                "podCIDRs": node.pod_cidrs,
+                "mtu": node.mtu,
+                "pods": self.manager.len(),
+                "peers": node.peers,
+                "counters": counters,
+                "problems": problems,
+            })
+        })
+    }
+
+    fn problems(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async {
+            let node = self.node.borrow();
+            let mut problems = node.problems.clone();
+            if !node.ready && problems.is_empty() {
+                problems.push("the cluster state has not been read yet".to_owned());
+            }
+            match self.restored.get() {
+                Some(unrestored) => problems.extend(unrestored.iter().cloned()),
+                None => problems.push("the attachments have not been restored yet".to_owned()),
+            }
+            problems
+        })
+    }
+}
+
+fn start_logging(config: &Config) {
+    let log = tracing_subscriber::fmt()
+        .with_max_level(config.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Passes the programs' records on to the log, for debugging: a look ten times a second is enough.
+async fn log_drops(datapath: Arc<Datapath>) {
+    match datapath.drop_log() {
+        Ok(mut logger) => loop {
+            logger.flush();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        },
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "drops cannot be logged"),
+    }
+}
