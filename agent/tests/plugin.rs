@@ -1,4 +1,5 @@
 //! The plugin as a runtime calls it: a process with an environment, stdin and stdout. No agent, no root.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests stop at the first broken expectation")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -53,10 +54,10 @@ fn versions_are_told_without_an_agent() {
 fn a_bad_environment_is_error_4_and_names_the_variable() {
     let (code, msg) = error(&[], CONFIG);
     assert!(code == 4 && msg.contains("CNI_COMMAND"), "{code} {msg}");
-    for missing in 1..ADD.len() {
-        let variables: Vec<_> = (0..ADD.len()).filter(|n| *n != missing).map(|n| ADD[n]).collect();
+    for (missing, _) in &ADD[1..] {
+        let variables: Vec<_> = ADD.into_iter().filter(|(name, _)| name != missing).collect();
         let (code, msg) = error(&variables, CONFIG);
-        assert!(code == 4 && msg.contains(ADD[missing].0), "{code} {msg}");
+        assert!(code == 4 && msg.contains(missing), "{code} {msg}");
     }
     let (code, msg) = error(&[("CNI_COMMAND", "DESTROY")], CONFIG);
     assert!(code == 4 && msg.contains("DESTROY"), "{code} {msg}");

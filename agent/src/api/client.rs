@@ -2,6 +2,7 @@
 //! runtime with I/O and time.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::pods::{AttachRequest, Key, Record};
 
 /// Longer than a busy agent needs to accept, shorter than anybody's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
+/// How often to knock at an agent whose queue is full.
+const CONNECT_RETRY: Duration = Duration::from_millis(20);
 /// Kubelet gives a pod's set-up minutes; an agent that needs this long is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -99,7 +102,7 @@ impl Client {
             Error::new(code::TRY_AGAIN_LATER, format!("the podlane agent is not reachable on {socket}"))
                 .details(why)
         };
-        let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.socket))
+        let stream = timeout(CONNECT_TIMEOUT, connect(&self.socket))
             .await
             .map_err(|_| absent(format!("no connection within {CONNECT_TIMEOUT:?}")))?
             .map_err(|error| absent(error.to_string()))?;
@@ -126,6 +129,18 @@ impl Client {
             .await
             .map_err(|_| absent(format!("no answer within {:?}", self.timeout)))?
             .map_err(|error| absent(format!("the connection broke: {error}")))?
+    }
+}
+
+/// Connects; waits where the agent's queue is full, which the kernel reports instead of waiting itself.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(CONNECT_RETRY).await
+            }
+            other => return other,
+        }
     }
 }
 

@@ -9,6 +9,8 @@ pub mod client;
 mod routes;
 mod socket;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::future::Future;

@@ -3,34 +3,16 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{oneshot, watch};
 
+use super::bind;
 use super::client::Client;
-use super::*;
+use super::testing::TestAgent;
 use crate::cni::code;
-use crate::netlink::Netlink;
 use crate::netlink::testing::{in_own_namespace, new_namespace, path_of};
-use crate::pods::testing::MemoryFastPath;
-use crate::pods::{AttachRequest, Key, NodeNetwork};
-
-#[derive(Default)]
-struct Status {
-    ready: AtomicBool,
-}
-
-impl StatusSource for Status {
-    fn status(&self) -> BoxFuture<'_, serde_json::Value> {
-        Box::pin(async { serde_json::json!({ "node": "node1" }) })
-    }
-
-    fn problems(&self) -> BoxFuture<'_, Vec<String>> {
-        let ready = self.ready.load(Ordering::Relaxed);
-        Box::pin(async move { if ready { vec![] } else { vec!["still starting".to_owned()] } })
-    }
-}
+use crate::pods::{AttachRequest, Key};
 
 /// Sends bytes as they are, returns the whole answer.
 async fn raw(socket: &Path, request: &str) -> String {
@@ -44,26 +26,9 @@ async fn raw(socket: &Path, request: &str) -> String {
 #[test]
 fn the_api_attaches_lists_checks_and_detaches() {
     in_own_namespace(|| async {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(SOCKET_NAME);
-        let netlink = Netlink::new().unwrap();
-        let lo = netlink.link_by_name("lo").await.unwrap().unwrap().index;
-        netlink.set_up(lo).await.unwrap();
-        netlink.add_address(lo, "10.244.1.1/32".parse().unwrap()).await.unwrap();
-        let (_node, network) = watch::channel(Some(NodeNetwork {
-            name: "node1".to_owned(),
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-            mtu: 1500,
-        }));
-        let manager =
-            PodManager::new(netlink, Arc::<MemoryFastPath>::default(), dir.path(), network).unwrap();
-        let status = Arc::<Status>::default();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let socket = bind(&path).unwrap();
+        let agent = TestAgent::start().await;
+        let (path, manager, status) = (agent.socket(), agent.manager.clone(), agent.status.clone());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let serving = tokio::spawn(serve(socket, manager.clone(), status.clone(), async {
-            let _ = stopped.await;
-        }));
         let client = Client::new(&path);
         let pod: OwnedFd = new_namespace();
         let request = AttachRequest {
@@ -110,8 +75,7 @@ fn the_api_attaches_lists_checks_and_detaches() {
         let answer = raw(&path, "PUT /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("no such method"), "{answer}");
 
-        stop.send(()).unwrap();
-        serving.await.unwrap().unwrap();
+        agent.stop().await;
         assert!(!path.exists(), "the socket is gone");
         assert_eq!(client.list().await.unwrap_err().code, code::TRY_AGAIN_LATER);
     });

@@ -93,12 +93,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut server = tokio::spawn(api::serve(socket, manager.clone(), status, shutdown));
 
     let report = manager.restore().await.context("restoring the attachments")?;
-    tracing::info!(
-        restored = report.restored,
-        removed = report.removed,
-        rolled_back = report.rolled_back,
-        "attachments restored"
-    );
     for problem in &report.problems {
         tracing::warn!(problem, "an attachment was not restored");
     }

@@ -6,6 +6,8 @@ pub mod error;
 pub mod identifiers;
 pub mod plugin;
 mod result;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use error::{Error, code};

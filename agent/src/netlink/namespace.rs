@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 
@@ -33,7 +34,8 @@ pub fn run_in<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Sen
 /// Opens a network namespace's file, and makes sure that it is one.
 pub fn open(path: &Path) -> anyhow::Result<File> {
     let shown = path.display();
-    let file = fs_err::File::open(path).map(|file| file.into_file())?;
+    // Whatever the path leads to, a FIFO say, opening it must not wait.
+    let file = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?.into_file();
     let file_system = fstatfs(&file).with_context(|| format!("asking for the file system of {shown}"))?;
     if file_system.filesystem_type() != NSFS_MAGIC {
         bail!("{shown} is not a namespace: it is not on the nsfs file system");

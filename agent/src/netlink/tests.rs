@@ -212,6 +212,28 @@ fn changes_are_announced() {
 }
 
 #[test]
+fn announcements_that_were_lost_are_announced() {
+    in_own_namespace(|| async {
+        let mut changes = Netlink::new().unwrap().watch().unwrap();
+        // Nobody reads while another thread makes more changes than the kernel keeps.
+        let busy = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let node = Netlink::new().unwrap();
+                for _ in 0..2000 {
+                    node.add_address(1, net("10.244.1.1/32")).await.unwrap();
+                    node.delete_address(1, net("10.244.1.1/32")).await.unwrap();
+                }
+            });
+        });
+        busy.join().unwrap();
+        seen(&mut changes, |change| *change == Change::Lost).await;
+        Netlink::new().unwrap().add_address(1, net("10.244.1.1/32")).await.unwrap();
+        seen(&mut changes, |change| *change == Change::Address { ifindex: 1 }).await;
+    });
+}
+
+#[test]
 fn only_a_network_namespace_is_taken_for_one() {
     in_own_namespace(|| async {
         let refused = |path: &str| format!("{:#}", namespace::open(path.as_ref()).unwrap_err());

@@ -12,7 +12,7 @@ use super::{Link, Netlink};
 
 /// Bytes of announcements that may wait for us, before the kernel drops them. The kernel doubles it and may cap it
 /// at `net.core.rmem_max`.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: libc::c_int = 1 << 20;
 
 type Messages = BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
@@ -60,7 +60,7 @@ impl Netlink {
                             return Some((change, (netlink, messages)));
                         }
                     }
-                    // The connection gives up when the kernel reports lost messages (ENOBUFS): open another.
+                    // The connection gives up on any error but a full buffer: open another.
                     None => {
                         let messages = netlink.listen().ok()?;
                         return Some((Change::Lost, (netlink, messages)));
@@ -96,6 +96,7 @@ impl Netlink {
 fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
     let message = match payload {
         NetlinkPayload::InnerMessage(message) => message,
+        // The receive buffer was full (ENOBUFS).
         NetlinkPayload::Overrun(_) => return Some(Change::Lost),
         _ => return None,
     };

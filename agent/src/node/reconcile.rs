@@ -92,7 +92,7 @@ impl NodeTask {
             .iter()
             .find(|link| link.loopback)
             .context("this network namespace has no loopback device")?;
-        let gateways: BTreeSet<IpAddr> = node.pod_cidrs.iter().map(|cidr| gateway(cidr)).collect();
+        let gateways: BTreeSet<IpAddr> = node.pod_cidrs.iter().map(gateway).collect();
         let before = NodeFile::read(&self.config.run_dir)?;
         let names = uplinks.iter().map(|link| link.name.clone()).collect();
         let after = NodeFile { version: 1, gateways: gateways.clone(), uplinks: names };

@@ -97,10 +97,9 @@ impl Inner {
             }
         }
         for device in self.fast_path.attached()? {
-            if all_read && names::is_host_interface(&device) && !devices.contains(&device) {
-                if let Err(error) = self.fast_path.detach_pod(&device) {
-                    report.problems.push(format!("detaching the programs of {device}: {error:#}"));
-                }
+            let stray = all_read && names::is_host_interface(&device) && !devices.contains(&device);
+            if stray && let Err(error) = self.fast_path.detach_pod(&device) {
+                report.problems.push(format!("detaching the programs of {device}: {error:#}"));
             }
         }
         Ok(())

@@ -118,6 +118,8 @@ pub(crate) enum Problem {
     NoRoot(String),
     /// PODLANE_BPF_TOOLCHAIN names something that does not do.
     BadChoice(String, Option<Toolchain>),
+    /// Format and lints cannot be checked, and there is no rustup to bring what does.
+    NoComponents(Vec<&'static str>),
     /// Neither Debian's rustc nor rustup: what apt offers.
     NoToolchain(Option<Version>),
 }
@@ -161,6 +163,11 @@ impl fmt::Display for Problem {
                 "PODLANE_BPF_TOOLCHAIN={name} lacks the sources of `core`: \
                  `rustup component add rust-src --toolchain {name}`, or unset the variable"
             ),
+            Self::NoComponents(names) => write!(
+                out,
+                "{} missing beside this cargo: install rustup from https://rustup.rs, or the distribution's packages",
+                names.join(" and ")
+            ),
             Self::NoToolchain(Some(version)) => write!(
                 out,
                 "apt offers rustc-web {version}, but {OLDEST_RUSTC} or newer is needed, and rustup is missing: \
@@ -187,7 +194,7 @@ pub(crate) fn plan(facts: &Facts, scope: Scope) -> Plan {
         if facts.has_rustup {
             plan.steps.push(Step::AddComponents(facts.missing_components.clone()));
         } else {
-            without_apt.extend(facts.missing_components.iter().map(|name| format!("{name} (for rustc)")));
+            plan.problems.push(Problem::NoComponents(facts.missing_components.clone()));
         }
     }
     if scope == Scope::Lab {

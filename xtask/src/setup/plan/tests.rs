@@ -163,6 +163,12 @@ fn missing_components_are_added() {
     assert_eq!(plan(&facts, Scope::Build).steps, [Step::AddComponents(vec!["clippy"])]);
 }
 
+#[test]
+fn missing_components_without_rustup_are_named() {
+    let facts = Facts { has_rustup: false, missing_components: vec!["rustfmt", "clippy"], ..ready() };
+    assert!(problem(&facts).starts_with("rustfmt and clippy missing beside this cargo"));
+}
+
 /// The only problem of a machine, as the user reads it.
 fn problem(facts: &Facts) -> String {
     let problems = plan(facts, Scope::Lab).problems;
