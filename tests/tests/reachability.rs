@@ -71,6 +71,18 @@ fn all_pairs_talk_through_ebpf_attached_by_clsact() -> anyhow::Result<()> {
 }
 
 #[test]
+fn all_pairs_talk_through_ebpf_over_ipv4_and_ipv6() -> anyhow::Result<()> {
+    let lab = Lab::builder().nodes(2).ipv6(true).podlane(Binaries::find()?).build()?;
+    for node in lab.nodes() {
+        for pod in node.add_pods(&["a", "b"])? {
+            assert_eq!(pod.addresses().filter(|address| address.is_ipv6()).count(), 1);
+        }
+    }
+    assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);
+    Ok(())
+}
+
+#[test]
 fn pods_talk_over_a_cable_with_jumbo_frames() -> anyhow::Result<()> {
     let lab = Lab::builder().nodes(2).wire(Wire::Cable).mtu(9000).podlane(Binaries::find()?).build()?;
     let client = lab.node(1).add_pod("a")?;
