@@ -95,8 +95,11 @@ pub fn remove(id: &str) -> anyhow::Result<()> {
     let path = Path::new(ROOT).join(id);
     ensure!(
         !id.is_empty() && !id.contains('/') && path.is_dir(),
-        "there is no lab {id}; there are: {}",
-        ids()?.join(", "),
+        "there is no lab {id:?}; {}",
+        match &ids()?[..] {
+            [] => "there is none at all".to_owned(),
+            ids => format!("there are {}", ids.join(", ")),
+        },
     );
     // A folder that somebody made by hand, or whose owner died right at its creation.
     let lock = File::options().create(true).append(true).open(path.join("lock"))?;
