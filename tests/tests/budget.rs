@@ -18,10 +18,10 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks.
 const PROGRAMS: [(Hook, u32, u32); 6] = [
-    (Hook::FromPod, 2100, 8000),
+    (Hook::FromPod, 1650, 6000),
     (Hook::FromWire, 1300, 3000),
     (Hook::FromOverlay, 1400, 4500),
-    (Hook::XdpFromWire, 3800, 10000),
+    (Hook::XdpFromWire, 3000, 9000),
     (Hook::ToPod, 1650, 4500),
     (Hook::ToWire, 1650, 4500),
 ];
