@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
-    programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, tc},
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
@@ -310,6 +310,8 @@ impl Fixture {
     /// Attaches a program to the real interface, for [`Self::send`].
     pub fn attach(&mut self, hook: Hook, from: From) {
         let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
+        // Before Linux 6.6 it goes to a clsact qdisc; where it is there already, or not needed, this does nothing.
+        tc::qdisc_add_clsact(from.interface()).ok();
         program.attach(from.interface(), TcAttachType::Ingress).unwrap();
     }
 
