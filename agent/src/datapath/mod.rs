@@ -268,6 +268,10 @@ impl FastPath for Datapath {
         self.state().maps.pods()
     }
 
+    fn needs_napi(&self) -> bool {
+        self.xdp != XdpMode::Off
+    }
+
     fn attached(&self) -> anyhow::Result<Vec<String>> {
         Self::attached(self, Hook::FromPod)
     }

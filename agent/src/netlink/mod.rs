@@ -9,6 +9,7 @@ mod error;
 mod link;
 pub mod namespace;
 mod neighbour;
+pub mod offload;
 mod resolve;
 mod route;
 mod rule;

@@ -1,8 +1,6 @@
 //! The kernel settings that the slow path needs.
 
-use std::io;
-
-use anyhow::Context as _;
+use crate::sysctl::{ensure, name, read, set};
 
 /// Turns forwarding on where it is off, and says so: without it the kernel's routes forward nothing.
 pub(super) fn enable_forwarding<'a>(
@@ -44,36 +42,4 @@ pub(super) fn prepare_overlay(device: &str) -> anyhow::Result<()> {
     ensure(&format!("{v6}/addr_gen_mode"), "1")?;
     ensure(&format!("{v6}/accept_ra"), "0")?;
     ensure(&format!("{v6}/forwarding"), "1")
-}
-
-/// Sets a key that differs; without the family in the kernel there is nothing to set.
-fn ensure(key: &str, value: &str) -> anyhow::Result<()> {
-    match read(key)? {
-        Some(now) if now != value => set(key, value),
-        _ => Ok(()),
-    }
-}
-
-fn read(key: &str) -> anyhow::Result<Option<String>> {
-    match fs_err::read_to_string(format!("/proc/sys/{key}")) {
-        Ok(value) => Ok(Some(value.trim().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {}", name(key))),
-    }
-}
-
-fn set(key: &str, value: &str) -> anyhow::Result<()> {
-    fs_err::write(format!("/proc/sys/{key}"), value)
-        .with_context(|| format!("setting {}={value}, which the slow path needs", name(key)))
-}
-
-/// As `sysctl` writes it: dots in a device's name stand for slashes there.
-fn name(key: &str) -> String {
-    key.chars()
-        .map(|c| match c {
-            '/' => '.',
-            '.' => '/',
-            other => other,
-        })
-        .collect()
 }
