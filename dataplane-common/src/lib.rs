@@ -19,7 +19,7 @@ pub use flow::{FAST_PATH_MARK, FlowEntry, FlowGate, FlowKey};
 pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
-pub use settings::{PREFIX_LENGTHS, Settings};
+pub use settings::{PREFIX_LENGTHS, Settings, UPLINK_MACS};
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's

@@ -19,8 +19,13 @@ pub struct Settings {
     pub node4: Ip4,
     /// This node's IPv6 address, likewise.
     pub node6: Ip6,
+    /// MAC addresses of the uplinks that XDP runs at: frames to others are not this host's. Zero where there is none.
+    pub uplink_macs: [[u8; 6]; UPLINK_MACS],
 }
+
+/// How many uplinks XDP can run at.
+pub const UPLINK_MACS: usize = 2;
 
 plain_old_data!(Settings);
 
-const _: () = assert!(size_of::<Settings>() == 28);
+const _: () = assert!(size_of::<Settings>() == 40);

@@ -1,8 +1,10 @@
 //! What tc and XDP programs have in common: a packet and its length.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::bpf_xdp_get_buff_len,
+    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 
@@ -57,11 +59,12 @@ impl Packet for XdpContext {
 
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        let start = self.data() + offset;
-        if start + size_of::<T>() > self.data_end() {
-            return None;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes as many bytes as the type has, or fails (Linux 5.18).
+        unsafe {
+            let to = value.as_mut_ptr().cast();
+            let result = bpf_xdp_load_bytes(self.as_ptr().cast(), offset as u32, to, size_of::<T>() as u32);
+            if result == 0 { Some(value.assume_init()) } else { None }
         }
-        // SAFETY: checked against the end just now.
-        Some(unsafe { (start as *const T).read_unaligned() })
     }
 }

@@ -28,15 +28,19 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     }
 
     let destination = ip.destination();
-    if let Some(pod) = F::pod(destination) {
-        symmetry::check(ctx, 0, ip)?;
+    let local = F::pod(destination);
+    let remote = if local.is_none() { F::route(destination) } else { None };
+    if local.is_none() && remote.is_none() {
+        return Err(PassReason::NotPod.into());
+    }
+    symmetry::check(ctx, 0, ip)?;
+    if let Some(pod) = local {
         // SAFETY: the frame is within the packet's bounds.
         unsafe { address_to_pod(frame.ethernet(), pod) };
         return Ok(Forward::ToPod(pod));
     }
 
-    let route = F::route(destination).ok_or(PassReason::NotPod)?;
-    symmetry::check(ctx, 0, ip)?;
+    let route = remote.ok_or(PassReason::NotPod)?;
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());
     }

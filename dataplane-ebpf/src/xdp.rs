@@ -12,7 +12,7 @@ use crate::{
     Exit,
     context::Packet as _,
     family::{Family, Ipv4Header, Ipv6Header, ether_type},
-    frame::Frame,
+    frame::{Frame, same_mac},
     from_wire::find_pod,
     lookup::Lookup,
     maps::{settings, wire_ports},
@@ -39,8 +39,14 @@ struct VxlanHeader {
     _reserved2: u8,
 }
 
-const VXLAN_LEN: usize = size_of::<VxlanHeader>();
-const _: () = assert!(VXLAN_LEN == 16);
+/// The headers in front of an inner frame.
+#[repr(C)]
+struct Outer<F> {
+    _ip: F,
+    vxlan: VxlanHeader,
+}
+
+const _: () = assert!(size_of::<VxlanHeader>() == 16 && size_of::<Outer<Ipv4Header>>() == 36);
 
 /// The flag that says that the VNI is valid.
 const VNI_VALID: u8 = 0x08;
@@ -51,33 +57,39 @@ const VNI_VALID: u8 = 0x08;
 /// The reason why the packet is passed or dropped; it is unchanged then.
 #[inline(always)]
 pub fn forward(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
-    match outer_type(ctx) {
-        Some(ether_type::IPV4) => forward_frame::<Ipv4Header>(ctx),
-        Some(ether_type::IPV6) => forward_frame::<Ipv6Header>(ctx),
-        Some(_) => Err(PassReason::NotIp.into()),
-        None => Err(PassReason::Malformed.into()),
+    let frame = ctx.frame::<()>(0).ok_or(PassReason::Malformed)?;
+    let ethernet = frame.ethernet();
+    // SAFETY: the frame is within the packet's bounds; the addresses lie at even offsets, in the map as well.
+    let (ours, ether_type) =
+        unsafe { (is_to_uplink(&raw const (*ethernet).destination), (*ethernet).ether_type) };
+    if !ours {
+        return Err(PassReason::NotForHost.into());
+    }
+    match u32::from(ether_type) {
+        ether_type::IPV4 => forward_frame::<Ipv4Header>(ctx),
+        ether_type::IPV6 => forward_frame::<Ipv6Header>(ctx),
+        _ => Err(PassReason::NotIp.into()),
     }
 }
 
+/// Whether this is an uplink's MAC address.
+///
+/// # Safety
+/// `mac` points to six readable bytes at an even address.
 #[inline(always)]
-fn outer_type(ctx: &XdpContext) -> Option<u32> {
-    let frame = ctx.frame::<()>(0)?;
-    // SAFETY: the frame is within the packet's bounds.
-    Some(u32::from(unsafe { (*frame.ethernet()).ether_type }))
+unsafe fn is_to_uplink(mac: *const [u8; 6]) -> bool {
+    // SAFETY: the caller's promise; the map's value is aligned, and so are its fields.
+    settings.get(0).is_some_and(|now| now.uplink_macs.iter().any(|uplink| unsafe { same_mac(mac, uplink) }))
 }
 
 #[inline(always)]
 fn forward_frame<F: Terminates>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
     let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    // SAFETY: the frame is within the packet's bounds. The lowest bit of the first byte says "group".
-    if unsafe { (*frame.ethernet()).destination[0] } & 1 != 0 {
-        return Err(PassReason::NotForHost.into());
-    }
     if is_ours(ctx, &frame) {
         return forward_inner::<F>(ctx);
     }
     let pod = find_pod::<F>(ctx, 0, &frame)?;
-    // SAFETY: as above.
+    // SAFETY: the frame is within the packet's bounds.
     unsafe { address_to_pod(frame.ethernet(), pod) };
     Ok(pod)
 }
@@ -114,7 +126,9 @@ fn is_ours<F: Terminates>(ctx: &XdpContext, frame: &Frame<F>) -> bool {
     if ip.protocol() != protocol::UDP || ip.has_options() || ip.is_fragment() {
         return false;
     }
-    let Some(vxlan) = ctx.load::<VxlanHeader>(Frame::<F>::HEAD_LEN) else { return false };
+    let Some(outer) = ctx.frame::<Outer<F>>(0) else { return false };
+    // SAFETY: the frame is within the packet's bounds.
+    let vxlan = unsafe { &(*outer.header()).vxlan };
     let [a, b, c] = vxlan.vni;
     u16::from_be_bytes(vxlan.destination_port) == VXLAN_PORT.load()
         && vxlan.flags == VNI_VALID
@@ -122,10 +136,10 @@ fn is_ours<F: Terminates>(ctx: &XdpContext, frame: &Frame<F>) -> bool {
         && ip.between_nodes()
 }
 
-/// The same for the frame inside, whose outer headers are those of `Outer`.
+/// The same for the frame inside, whose outer packet is of family `F`.
 #[inline(always)]
-fn forward_inner<Outer: Family>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
-    let base = Frame::<Outer>::HEAD_LEN + VXLAN_LEN;
+fn forward_inner<F: Family>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
+    let base = Frame::<Outer<F>>::HEAD_LEN;
     let inner = ctx.frame::<()>(base).ok_or(PassReason::Malformed)?;
     // SAFETY: the frame is within the packet's bounds.
     match u32::from(unsafe { (*inner.ethernet()).ether_type }) {

@@ -13,7 +13,7 @@ use aya::{
 };
 use dataplane_common::{
     Address, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PREFIX_LENGTHS,
-    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index,
 };
 use ipnetwork::IpNetwork;
 
@@ -60,13 +60,15 @@ pub enum PeerNextHop {
     },
 }
 
-/// This node's own addresses, where overlay frames to it end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// This node's own addresses: where overlay frames to it end, and what frames XDP takes for its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnAddresses {
     /// IPv4.
     pub v4: Option<Ipv4Addr>,
     /// IPv6.
     pub v6: Option<Ipv6Addr>,
+    /// MAC addresses of the uplinks; XDP runs at the first [`UPLINK_MACS`] of them.
+    pub uplink_macs: Vec<[u8; 6]>,
 }
 
 /// The maps of a loaded object.
@@ -202,10 +204,14 @@ impl Maps {
     }
 
     /// Tells the programs where overlay frames to this node end.
-    pub(super) fn set_own_addresses(&mut self, own: OwnAddresses) -> anyhow::Result<()> {
+    pub(super) fn set_own_addresses(&mut self, own: &OwnAddresses) -> anyhow::Result<()> {
         let node4 = Ip4::from(own.v4.unwrap_or(Ipv4Addr::UNSPECIFIED));
         let node6 = Ip6::from(own.v6.unwrap_or(Ipv6Addr::UNSPECIFIED));
-        self.change_settings(|now| Settings { node4, node6, ..now })
+        let mut uplink_macs = [[0; 6]; UPLINK_MACS];
+        for (slot, mac) in uplink_macs.iter_mut().zip(&own.uplink_macs) {
+            *slot = *mac;
+        }
+        self.change_settings(|now| Settings { node4, node6, uplink_macs, ..now })
     }
 
     fn change_settings(&mut self, change: impl FnOnce(Settings) -> Settings) -> anyhow::Result<()> {

@@ -155,11 +155,11 @@ impl Datapath {
         self.state().maps.set_nodes(nodes)
     }
 
-    /// Tells the programs this node's own addresses, where overlay frames to it end.
+    /// Tells the programs this node's own addresses.
     ///
     /// # Errors
     /// Where the map cannot be read or written.
-    pub fn set_own_addresses(&self, own: OwnAddresses) -> anyhow::Result<()> {
+    pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
         self.state().maps.set_own_addresses(own)
     }
 

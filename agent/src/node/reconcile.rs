@@ -61,7 +61,7 @@ impl NodeTask {
 
         self.give_addresses(node, &links, &addresses, &uplinks).await?;
         self.datapath.set_nodes(&cluster.peers(&name).flat_map(|peer| peer.addresses.clone()).collect())?;
-        self.datapath.set_own_addresses(own_addresses(node))?;
+        self.datapath.set_own_addresses(&own_addresses(node, &uplinks))?;
         let mut found = Vec::new();
         let policy = Policy { tunnel: self.config.tunnel, routed: self.config.routed };
         for peer in cluster.peers(&name) {
@@ -258,8 +258,9 @@ impl NodeTask {
     }
 }
 
-/// Where overlay frames to this node end: its first address of each family, which peers send to.
-fn own_addresses(node: &Node) -> OwnAddresses {
+/// Where overlay frames to this node end (its first address of each family, which peers send to), and the MAC
+/// addresses that XDP takes for the node's.
+fn own_addresses(node: &Node, uplinks: &[Link]) -> OwnAddresses {
     OwnAddresses {
         v4: node.addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -269,5 +270,6 @@ fn own_addresses(node: &Node) -> OwnAddresses {
             IpAddr::V6(address) => Some(*address),
             IpAddr::V4(_) => None,
         }),
+        uplink_macs: uplinks.iter().filter_map(|uplink| uplink.mac).collect(),
     }
 }

@@ -18,7 +18,11 @@ pub(crate) const TOOLS: [Tool; 7] = [
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
     Tool { command: "iperf3", package: "iperf3", why: "measures throughput between pods" },
     Tool { command: "ethtool", package: "ethtool", why: "switches checksum offload off on the lab's wires" },
-    Tool { command: "nft", package: "nftables", why: "the agent masquerades pods' packets to the outside with it" },
+    Tool {
+        command: "nft",
+        package: "nftables",
+        why: "the agent masquerades pods' packets to the outside with it",
+    },
     Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
 ];
 
