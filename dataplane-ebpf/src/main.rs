@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use dataplane_common::{DropReason, FAST_PATH_MARK, Forwarded, Hook, PassReason, Verdict};
+use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
     Exit, Forward,
     context::Packet as _,
@@ -116,11 +116,12 @@ fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> 
     Ok(Forward::ToPod(pod))
 }
 
-/// What the stack sends is left alone; our own packets are not even counted again.
+/// What the stack sends is left alone. Packets that the programs at ingress have forwarded, or have passed on from a
+/// pod to a pod, are known by their mark and not even counted again.
 #[inline(always)]
 fn leave(ctx: &TcContext, hook: Hook) -> i32 {
     // SAFETY: a field of the program's context.
-    if unsafe { (*ctx.skb.skb).mark } == FAST_PATH_MARK {
+    if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
         return TC_ACT_UNSPEC;
     }
     let noted = match family(ctx) {
@@ -149,7 +150,13 @@ fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) 
             // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
             None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
         },
-        Err(Exit::Pass(reason)) => (Verdict::Pass(reason), TC_ACT_UNSPEC),
+        Err(Exit::Pass(reason)) => {
+            if reason.is_pod_to_pod() {
+                // SAFETY: a field of the program's context.
+                ctx.set_mark(unsafe { (*ctx.skb.skb).mark } | MARK_POD_TO_POD);
+            }
+            (Verdict::Pass(reason), TC_ACT_UNSPEC)
+        }
         Err(Exit::Drop(reason)) => {
             log_drop(ctx, hook as u32, reason as u32);
             (Verdict::Drop(reason), TC_ACT_SHOT)
