@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::datapath::{AttachSetting, XdpMode};
 
@@ -105,7 +105,7 @@ pub struct Settings {
 }
 
 /// When packets to another node go through the overlay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelSetting {
     /// Where the node is not on an uplink's segment.

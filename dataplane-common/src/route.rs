@@ -54,19 +54,24 @@ pub struct RouteEntry {
 }
 
 /// MAC address of a node's overlay device, worked out from the node's own address, so that nodes need not tell each
-/// other: `02:50` (locally administered, "P") and the IPv4 address; of an IPv6 address the four words, xor-ed.
+/// other: `02:50` (locally administered, "P") and the IPv4 address, or a hash of the IPv6 address (FNV-1a: folding it
+/// by xor gave subnet 1, host 11 and subnet 2, host 12 the same).
 #[must_use]
 pub const fn overlay_mac(node: core::net::IpAddr) -> [u8; 6] {
     let [a, b, c, d] = match node {
         core::net::IpAddr::V4(address) => address.octets(),
-        core::net::IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            #[expect(clippy::cast_possible_truncation, reason = "taken apart into four words")]
-            let folded = (bits >> 96) as u32 ^ (bits >> 64) as u32 ^ (bits >> 32) as u32 ^ bits as u32;
-            folded.to_be_bytes()
-        }
+        core::net::IpAddr::V6(address) => hash(&address.octets()).to_be_bytes(),
     };
     [0x02, 0x50, a, b, c, d]
+}
+
+const fn hash(mut bytes: &[u8]) -> u32 {
+    let mut hash = 0x811c_9dc5_u32;
+    while let [first, rest @ ..] = bytes {
+        hash = (hash ^ *first as u32).wrapping_mul(0x0100_0193);
+        bytes = rest;
+    }
+    hash
 }
 
 /// The derive of `Pod` does not do generic types: the two that exist, with their sizes checked below.
@@ -91,6 +96,12 @@ mod tests {
     fn overlay_macs_are_local_unicast_and_tell_nodes_apart() {
         let first = overlay_mac("192.168.1.11".parse().unwrap());
         assert_eq!(first, [0x02, 0x50, 192, 168, 1, 11]);
-        assert_eq!(overlay_mac("fd00:1::11".parse().unwrap()), [0x02, 0x50, 0xfd, 0x00, 0x00, 0x10]);
+        // Every node of a cluster has to work out the same.
+        assert_eq!(overlay_mac("fd00:1::11".parse().unwrap()), [0x02, 0x50, 0xb9, 0x16, 0xdd, 0x98]);
+        let mut seen = std::collections::BTreeSet::new();
+        for (subnet, host) in (1..=50).flat_map(|subnet| (1..=100).map(move |host| (subnet, host))) {
+            let address = core::net::Ipv6Addr::new(0xfd00, subnet, 0, 0, 0, 0, 0, host);
+            assert!(seen.insert(overlay_mac(address.into())), "{address}");
+        }
     }
 }

@@ -23,20 +23,23 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     let ip = F::of(&frame, ctx.len())?;
 
     check_source(ctx, &frame, ip)?;
+    let destination = ip.destination();
+    let local = F::pod(destination);
+    let remote = if local.is_none() { F::route(destination) } else { None };
+    if local.is_none() && remote.is_none() {
+        return Err(PassReason::NotPod.into());
+    }
     if ip.has_options() {
         return Err(PassReason::Options.into());
     }
-
-    let destination = ip.destination();
-    if let Some(pod) = F::pod(destination) {
-        symmetry::check(ctx, 0, ip)?;
+    symmetry::check(ctx, 0, ip)?;
+    if let Some(pod) = local {
         // SAFETY: the frame is within the packet's bounds.
         unsafe { address_to_pod(frame.ethernet(), pod) };
         return Ok(Forward::ToPod(pod));
     }
 
-    let route = F::route(destination).ok_or(PassReason::NotPod)?;
-    symmetry::check(ctx, 0, ip)?;
+    let route = remote.ok_or(PassReason::NotPod)?;
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());
     }

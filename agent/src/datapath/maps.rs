@@ -13,7 +13,7 @@ use aya::{
 };
 use dataplane_common::{
     Address, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PREFIX_LENGTHS,
-    PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index, overlay_mac,
+    PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index,
 };
 use ipnetwork::IpNetwork;
 
@@ -51,8 +51,13 @@ pub struct PeerRoute {
 pub enum PeerNextHop {
     /// A neighbour on the uplink.
     Direct(IpAddr),
-    /// The peer node with this address, at the other end of the overlay.
-    Tunnel(IpAddr),
+    /// The peer node at the other end of the overlay.
+    Tunnel {
+        /// Its address: the outer packets' destination.
+        node: IpAddr,
+        /// The MAC address of its overlay device.
+        mac: [u8; 6],
+    },
 }
 
 /// This node's own addresses: where overlay frames to it end, and what frames XDP takes for its own.
@@ -347,8 +352,8 @@ fn entry(route: PeerRoute) -> RouteEntry {
     let (kind, address, mac) = match route.next_hop {
         PeerNextHop::Direct(address @ IpAddr::V4(_)) => (NextHopKind::Direct4, address, [0; 6]),
         PeerNextHop::Direct(address @ IpAddr::V6(_)) => (NextHopKind::Direct6, address, [0; 6]),
-        PeerNextHop::Tunnel(node @ IpAddr::V4(_)) => (NextHopKind::Tunnel4, node, overlay_mac(node)),
-        PeerNextHop::Tunnel(node @ IpAddr::V6(_)) => (NextHopKind::Tunnel6, node, overlay_mac(node)),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V4(_), mac } => (NextHopKind::Tunnel4, node, mac),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V6(_), mac } => (NextHopKind::Tunnel6, node, mac),
     };
     let mut next_hop = [0; 16];
     match address {

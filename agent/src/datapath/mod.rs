@@ -26,6 +26,7 @@ use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
+pub use features::Features;
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 
 use maps::Maps;
@@ -83,6 +84,7 @@ pub struct Datapath {
     state: Mutex<State>,
     mode: AttachMode,
     xdp: XdpMode,
+    features: Features,
     links: PathBuf,
 }
 
@@ -101,21 +103,25 @@ impl Datapath {
         let dir = layout_dir(&options.bpf_dir);
         let links = dir.join("links");
         fs_err::create_dir_all(&links).context("preparing the folder for pinned links")?;
-        let mode = features::attach_mode(options.attach)?;
+        let features = Features::probe()?;
+        let mode = features.attach_mode(options.attach)?;
+        features.check_xdp(options.xdp)?;
         let mut ebpf = load(Some(&dir), options)?;
         let maps = Maps::take(&mut ebpf)?;
-        for hook in Hook::ALL {
-            program(&mut ebpf, *hook)?
-                .load()
-                .with_context(|| format!("loading the program {}", hook.name()))?;
-        }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, links })
+        load_programs(&mut ebpf, options.xdp != XdpMode::Off)?;
+        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
     }
 
     /// How programs are attached here.
     #[must_use]
     pub const fn attach_mode(&self) -> AttachMode {
         self.mode
+    }
+
+    /// What this kernel has of what differs between kernels.
+    #[must_use]
+    pub const fn features(&self) -> &Features {
+        &self.features
     }
 
     /// XDP at the uplinks, as set.
@@ -262,6 +268,10 @@ impl FastPath for Datapath {
         self.state().maps.pods()
     }
 
+    fn needs_napi(&self) -> bool {
+        self.xdp != XdpMode::Off
+    }
+
     fn attached(&self) -> anyhow::Result<Vec<String>> {
         Self::attached(self, Hook::FromPod)
     }
@@ -274,13 +284,15 @@ impl FastPath for Datapath {
 pub fn load_unpinned() -> anyhow::Result<Ebpf> {
     let options = Options::new(PathBuf::new());
     let mut ebpf = load(None, &options)?;
-    load_programs(&mut ebpf)?;
+    load_programs(&mut ebpf, true)?;
     Ok(ebpf)
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// The XDP program needs a newer kernel than the others: it is loaded only where it is wanted.
+fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     for hook in Hook::ALL {
         match hook {
+            Hook::XdpFromWire if !xdp => continue,
             Hook::XdpFromWire => xdp_program(ebpf)?.load(),
             _ => program(ebpf, *hook)?.load(),
         }

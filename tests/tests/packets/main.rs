@@ -2,6 +2,11 @@
 //!
 //! Each case asserts the return code, the verdict that was counted, and every byte of the packet that comes out: TTL,
 //! checksum and MAC addresses are part of that.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers stop at the first thing that is not as expected"
+)]
 
 mod fixture;
 mod from_pod;
