@@ -34,7 +34,7 @@ pub fn flushed(ctx: &BtfTracePointContext) {
         && is_of_this_node(to)
         && let Some(ifindex) = read::<u32>(to, IFINDEX_OFFSET.load())
     {
-        count_lost(ifindex, drops as u64);
+        count_lost(ifindex, u64::from(drops.unsigned_abs()));
     }
 }
 

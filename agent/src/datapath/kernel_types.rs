@@ -87,7 +87,10 @@ mod tests {
         let types = KernelTypes::read().unwrap();
         let ifindex = types.offset("net_device", "ifindex").unwrap();
         let namespace = types.offset("net_device", "nd_net").unwrap();
-        assert!(ifindex != namespace && ifindex % 4 == 0 && namespace % 8 == 0, "{ifindex} {namespace}");
+        assert!(
+            ifindex != namespace && ifindex.is_multiple_of(4) && namespace.is_multiple_of(8),
+            "{ifindex} {namespace}"
+        );
         assert_eq!(types.offset("list_head", "prev").unwrap(), 8);
         let error = types.offset("net_device", "nonsense").unwrap_err().to_string();
         assert!(error.contains("no member nonsense in struct net_device"), "{error}");
