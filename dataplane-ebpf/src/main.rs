@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, classifier, xdp},
     programs::{BtfTracePointContext, TcContext, XdpContext},
 };
-use dataplane_common::{Forwarded, Hook, PassReason, Verdict};
+use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
     Exit, Forward,
     context::Packet as _,
@@ -92,22 +92,22 @@ fn for_host(ctx: &TcContext) -> Result<Ip, Exit> {
     const PACKET_HOST: u32 = 0;
     // SAFETY: a field of the program's context.
     if unsafe { (*ctx.skb.skb).pkt_type } == PACKET_HOST {
-        family(ctx)
+        Ok(family(ctx)?)
     } else {
         Err(PassReason::NotForHost.into())
     }
 }
 
 #[inline(always)]
-fn family(ctx: &TcContext) -> Result<Ip, Exit> {
+fn family(ctx: &TcContext) -> Result<Ip, PassReason> {
     // SAFETY: fields of the program's context.
     let (protocol, vlan) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
     match protocol {
         // A tagged frame belongs to a VLAN device above this one.
-        _ if vlan != 0 => Err(PassReason::NotIp.into()),
+        _ if vlan != 0 => Err(PassReason::NotIp),
         ether_type::IPV4 => Ok(Ip::V4),
         ether_type::IPV6 => Ok(Ip::V6),
-        _ => Err(PassReason::NotIp.into()),
+        _ => Err(PassReason::NotIp),
     }
 }
 
@@ -128,16 +128,24 @@ fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> 
     Ok(Forward::ToPod(pod))
 }
 
-/// What the stack sends is left alone; our own packets are not even counted again.
+/// What the stack sends is left alone. Packets that the programs at ingress have forwarded, or have passed on from a
+/// pod to a pod, are known by their mark and not even counted again.
 #[inline(always)]
 fn leave(ctx: &TcContext, hook: Hook) -> i32 {
-    let noted = family(ctx).and_then(|ip| match ip {
-        Ip::V4 => symmetry::note::<Ipv4Header>(ctx),
-        Ip::V6 => symmetry::note::<Ipv6Header>(ctx),
-    });
-    if let Err(Exit::Pass(reason)) = noted {
-        count(hook, Verdict::Pass(reason), ctx.len());
+    // SAFETY: a field of the program's context.
+    if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
+        return TC_ACT_UNSPEC;
     }
+    let noted = match family(ctx) {
+        Ok(Ip::V4) => symmetry::note::<Ipv4Header>(ctx),
+        Ok(Ip::V6) => symmetry::note::<Ipv6Header>(ctx),
+        Err(reason) => Err(reason),
+    };
+    let reason = match noted {
+        Ok(()) => PassReason::Noted,
+        Err(reason) => reason,
+    };
+    count(hook, Verdict::Pass(reason), ctx.len());
     TC_ACT_UNSPEC
 }
 
@@ -152,9 +160,15 @@ fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) 
         Ok(Forward::ToTunnel(route)) => match to_tunnel(ctx, route) {
             Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
             // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
-            None => (Verdict::Drop(dataplane_common::DropReason::RedirectFailed), TC_ACT_SHOT),
+            None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
         },
-        Err(Exit::Pass(reason)) => (Verdict::Pass(reason), TC_ACT_UNSPEC),
+        Err(Exit::Pass(reason)) => {
+            if reason.is_pod_to_pod() {
+                // SAFETY: a field of the program's context.
+                ctx.set_mark(unsafe { (*ctx.skb.skb).mark } | MARK_POD_TO_POD);
+            }
+            (Verdict::Pass(reason), TC_ACT_UNSPEC)
+        }
         Err(Exit::Drop(reason)) => {
             log_drop(ctx, hook as u32, reason as u32);
             (Verdict::Drop(reason), TC_ACT_SHOT)

@@ -1,8 +1,11 @@
-//! The symmetry rule: a flow that the kernel's stack has touched in one direction goes through it in the other, so that
-//! netfilter can undo what it has rewritten.
+//! The symmetry rule: a flow that the kernel's stack has rewritten in one direction goes through it in the other, so
+//! that netfilter can undo it.
+//!
+//! What leaves the stack from a pod to a pod, but has not gone in as such (the mark tells), the stack has made so:
+//! a service's address has become a pod's.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
-use dataplane_common::{FAST_PATH_MARK, FlowEntry, FlowGate, PassReason};
+use dataplane_common::{FlowEntry, FlowGate, PassReason};
 
 use crate::{
     Exit,
@@ -49,22 +52,18 @@ fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     }
 }
 
-/// Notes a pod-to-pod flow that leaves the stack, seen at the egress of `to_pod` and `to_wire`.
+/// Notes the pod-to-pod flow that the stack has made of another.
 ///
 /// # Errors
-/// Always: these programs pass every packet, and say why.
+/// Why there was nothing to note.
 #[inline(always)]
-pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), Exit> {
-    // SAFETY: a field of the program's context.
-    if unsafe { (*ctx.skb.skb).mark } == FAST_PATH_MARK {
-        return Ok(());
-    }
+pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let ip = F::of(&frame, ctx.len())?;
     if !is_pod::<F>(ip.destination()) || !is_pod::<F>(ip.source()) {
-        return Err(PassReason::NotPod.into());
+        return Err(PassReason::NotPod);
     }
-    let Kind::Flow(key) = classify(ctx, 0, ip) else { return Err(PassReason::Fragment.into()) };
+    let Kind::Flow(key) = classify(ctx, 0, ip) else { return Err(PassReason::Fragment) };
     let key = key.reversed();
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -81,7 +80,7 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), Exit> {
             }
         }
     }
-    Err(PassReason::Noted.into())
+    Ok(())
 }
 
 #[inline(always)]
