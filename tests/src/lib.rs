@@ -19,6 +19,7 @@ mod cells;
 pub mod lab;
 pub mod probe;
 mod run;
+pub mod services;
 mod topology;
 
 pub use binaries::Binaries;

@@ -81,11 +81,14 @@ impl Wire {
                 creation.extend(to_switch);
                 // The host outside is the nodes' default gateway at the same time.
                 let gateways = gateways(nodes.first());
-                let addresses =
-                    gateways.iter().map(|network| format!("address add {network} dev {UPLINK} nodad"));
-                let mut lines: Vec<_> = addresses.collect();
+                let mut lines = vec![format!("link set {UPLINK} up")];
                 lines.extend(own_addresses(nodes).map(|address| format!("address add {address} dev lo")));
-                lines.push(format!("link set {UPLINK} up"));
+                for gateway in gateways {
+                    let subnet = format!("{}/{}", gateway.network(), gateway.prefix());
+                    let own = own_addresses(nodes).find(|own| own.contains(':') == gateway.is_ipv6());
+                    lines.push(format!("address add {gateway} dev {UPLINK} nodad noprefixroute"));
+                    lines.extend(own.map(|own| format!("route add {subnet} dev {UPLINK} src {own}")));
+                }
                 (Middle::Switch(switch, ports), lines)
             }
             Self::Routed | Self::Subnets => {
