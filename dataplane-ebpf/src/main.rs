@@ -3,8 +3,8 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
@@ -17,7 +17,7 @@ use dataplane_ebpf::{
     lookup::Lookup,
     overlay,
     redirect::{self, address_to_pod, to_peer, to_tunnel},
-    symmetry, xdp as wire,
+    redirect_errors, symmetry, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
@@ -66,6 +66,18 @@ fn xdp_from_wire(ctx: XdpContext) -> u32 {
     };
     count(Hook::XdpFromWire, verdict, length);
     action
+}
+
+/// A batch of redirected frames has been handed to a device.
+#[btf_tracepoint(function = "xdp_devmap_xmit")]
+fn redirect_flushed(ctx: BtfTracePointContext) {
+    redirect_errors::flushed(&ctx);
+}
+
+/// A redirect has been refused at once.
+#[btf_tracepoint(function = "xdp_redirect_err")]
+fn redirect_refused(ctx: BtfTracePointContext) {
+    redirect_errors::refused(&ctx);
 }
 
 enum Ip {
