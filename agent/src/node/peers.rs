@@ -241,6 +241,67 @@ mod tests {
         }
     }
 
+    fn link(index: u32, name: &str, mtu: u32) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mac: None,
+            mtu,
+            up: true,
+            loopback: false,
+            kind: None,
+            alias: None,
+            vxlan: None,
+            peer: None,
+        }
+    }
+
+    #[test]
+    fn a_tunnelled_peer_gets_routes_of_both_kinds_and_one_neighbour_a_family() {
+        let net = |text: &str| -> IpNetwork { text.parse().unwrap() };
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let mut own = node("node1", "192.168.1.11");
+        own.pod_cidrs.push(net("fd00:244:1::/64"));
+        let mut peer = node("node2", "192.168.2.12");
+        peer.pod_cidrs = vec![net("10.244.2.0/24"), net("fd00:244:2::/64")];
+        let hop = path::Hop { address: ip("192.168.2.12"), uplink: link(2, "uplink", 1500) };
+        let paths = peer.pod_cidrs.iter().map(|cidr| (*cidr, Ok(Path::Tunnel(hop.clone())))).collect();
+        let overlay = link(3, "podlane.vxlan", 1450);
+        let mut plan = Plan::default();
+        plan.add(Here { node: &own, overlay: Some(&overlay), vni: 7 }, &PeerPaths { node: &peer, paths });
+
+        let mac = [0x02, 0x50, 192, 168, 2, 12];
+        let next_hop = PeerNextHop::Tunnel { node: ip("192.168.2.12"), mac };
+        let fast = PeerRoute { ifindex: 3, mtu: 1450, next_hop };
+        assert_eq!(plan.fast.into_values().collect::<Vec<_>>(), [fast, fast]);
+        let neighbours = [(ip("192.168.2.12"), mac), (ip("fe80::50:c0ff:fea8:20c"), mac)];
+        assert_eq!(plan.neighbours, BTreeMap::from(neighbours));
+        let slow: Vec<_> =
+            plan.slow.iter().map(|r| (r.destination, r.gateway.unwrap(), r.source, r.table)).collect();
+        let main = Route::to_device(net("10.244.2.0/24"), 3).table;
+        assert_eq!(
+            slow,
+            [
+                (net("10.244.2.0/24"), neighbours[0].0, Some(ip("10.244.1.1")), main),
+                (net("fd00:244:2::/64"), neighbours[1].0, Some(ip("fd00:244:1::1")), main),
+                (net("192.168.2.12/32"), neighbours[0].0, Some(ip("10.244.1.1")), PEER_TABLE),
+            ]
+        );
+        assert!(plan.slow.iter().all(|route| route.encap == Some(Encap { remote: hop.address, vni: 7 })));
+        assert_eq!(plan.rules, BTreeSet::from([Rule { from: net("10.244.1.0/24") }]));
+        assert_eq!((plan.peers[0].state, plan.problems.len()), (PeerState::Tunnel, 0));
+    }
+
+    #[test]
+    fn without_the_overlay_device_a_tunnelled_peer_is_unreachable() {
+        let (own, peer) = (node("node1", "192.168.1.11"), node("node2", "192.168.2.12"));
+        let hop = path::Hop { address: peer.addresses[0], uplink: link(2, "uplink", 1500) };
+        let paths = vec![(peer.pod_cidrs[0], Ok(Path::Tunnel(hop)))];
+        let mut plan = Plan::default();
+        plan.add(Here { node: &own, overlay: None, vni: 1 }, &PeerPaths { node: &peer, paths });
+        assert_eq!((plan.peers[0].state, plan.slow.len(), plan.fast.len()), (PeerState::Unreachable, 0, 0));
+    }
+
     #[test]
     fn equal_overlay_macs_are_told_with_both_names() {
         // Found by trying: their hashes are equal.

@@ -216,7 +216,7 @@ impl NodeTask {
             .map(|route| route.clone().canonical())
             .map(|route| (place(&route), route))
             .collect();
-        let present = self.netlink.routes().await?;
+        let present: BTreeSet<Route> = self.netlink.routes().await?.into_iter().collect();
         for route in wanted.values() {
             if !present.contains(route)
                 && let Err(error) = self.netlink.replace_route(route).await
