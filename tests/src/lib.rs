@@ -15,10 +15,14 @@
 //! It drives binaries and the kernel only, so `xtask` can use it before anything for eBPF is installed.
 
 mod binaries;
+mod cells;
 pub mod lab;
 pub mod probe;
 mod run;
+mod topology;
 
 pub use binaries::Binaries;
+pub use cells::Cells;
 pub use lab::Lab;
 pub use run::{Finished, Run};
+pub use topology::Topology;
