@@ -94,6 +94,14 @@ async fn a_stale_socket_is_replaced_a_served_one_is_not() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     drop(bind(&path).unwrap());
+    // Or a child in whose hands the socket lives a little longer.
+    let going = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let child = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(going);
+    });
+    drop(bind(&path).unwrap());
+    child.join().unwrap();
     std::fs::write(&path, "a file").unwrap();
     let error = bind(&path).unwrap_err().to_string();
     assert!(error.contains("is not a socket"), "{error}");

@@ -4,6 +4,7 @@ use super::record::{Key, Record};
 use super::{Inner, lock, names};
 use crate::cni::identifiers::{container_id, interface_name};
 use crate::cni::{Error, code};
+use crate::failpoint;
 
 impl Inner {
     pub(super) async fn detach(&self, key: &Key) -> Result<(), Error> {
@@ -41,19 +42,23 @@ impl Inner {
             if let Err(error) = self.fast_path.remove_pod(*address) {
                 failures.push(format!("removing {address} from the pod map: {error:#}"));
             }
+            failpoint::step("pod map entry removed");
         }
         if let Err(error) = self.fast_path.detach_pod(&record.host_interface) {
             failures.push(format!("detaching the programs of {}: {error:#}", record.host_interface));
         }
+        failpoint::step("programs detached");
         // The kernel takes the other side, routes and neighbours along with the device.
         if let Err(error) = self.delete_device(record).await {
             failures.push(format!("{error:#}"));
         }
+        failpoint::step("device deleted");
         if failures.is_empty() {
             match self.store.remove(&record.key()) {
                 Ok(()) => {
                     lock(&self.records).remove(&record.key());
                     self.release(record);
+                    failpoint::step("detached, not answered");
                 }
                 Err(error) => failures.push(format!("{error:#}")),
             }
