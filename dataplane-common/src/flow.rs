@@ -53,9 +53,16 @@ pub struct FlowGate {
     pub open: u32,
 }
 
-/// `skb->mark` of packets that a program has forwarded towards an uplink, so that the programs on its egress know
-/// them from those that the stack sends. It never leaves the node.
-pub const FAST_PATH_MARK: u32 = 0x504c;
+/// The bits of `skb->mark` by which the programs at ingress speak to those at egress. They are none of those that
+/// kube-proxy (0xc000), portmap (0x2000), Cilium (0x0f00), Calico or Tailscale (above 0xffff) use, and never leave the
+/// node.
+pub const MARK_MASK: u32 = 0x30;
+
+/// [`MARK_MASK`] of packets that a program has forwarded towards an uplink: the stack has not seen them.
+pub const MARK_FORWARDED: u32 = 0x10;
+
+/// [`MARK_MASK`] of packets that went into the stack from a pod to a pod already: the stack has not made them so.
+pub const MARK_POD_TO_POD: u32 = 0x20;
 
 /// The derive of `Pod` does not do generic types: the two that exist, with their sizes checked below.
 macro_rules! without_padding {

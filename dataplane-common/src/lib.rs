@@ -15,7 +15,7 @@ mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
 pub use counter::{COUNTERS, Counter, Hook, counter_index};
-pub use flow::{FAST_PATH_MARK, FlowEntry, FlowGate, FlowKey};
+pub use flow::{FlowEntry, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD_TO_POD};
 pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};

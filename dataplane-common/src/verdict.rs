@@ -98,8 +98,32 @@ numbered! {
         IcmpError = 11, "pass-icmp-error";
         /// A fragment without ports while such flows exist: it may belong to one of them.
         Fragment = 12, "pass-fragment";
-        /// Sent by the stack from one pod to another: its flow's other direction has been noted.
+        /// The stack has made it a packet from a pod to a pod: its flow's other direction has been noted.
         Noted = 13, "pass-noted";
+    }
+}
+
+impl PassReason {
+    /// Whether a packet that an ingress program passes for this reason goes from a pod to a pod.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pod_to_pod(self) -> bool {
+        match self {
+            Self::Options
+            | Self::HopLimit
+            | Self::TooBig
+            | Self::UnknownNextHop
+            | Self::StackFlow
+            | Self::IcmpError
+            | Self::Fragment => true,
+            Self::NotIp
+            | Self::Malformed
+            | Self::NotPod
+            | Self::NotForHost
+            | Self::LinkLocal
+            | Self::NotFromPod
+            | Self::Noted => false,
+        }
     }
 }
 

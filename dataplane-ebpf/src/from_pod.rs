@@ -23,15 +23,14 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     let ip = F::of(&frame, ctx.len())?;
 
     check_source(ctx, &frame, ip)?;
-    if ip.has_options() {
-        return Err(PassReason::Options.into());
-    }
-
     let destination = ip.destination();
     let local = F::pod(destination);
     let remote = if local.is_none() { F::route(destination) } else { None };
     if local.is_none() && remote.is_none() {
         return Err(PassReason::NotPod.into());
+    }
+    if ip.has_options() {
+        return Err(PassReason::Options.into());
     }
     symmetry::check(ctx, 0, ip)?;
     if let Some(pod) = local {

@@ -22,6 +22,7 @@ pub mod lookup;
 pub mod maps;
 pub mod overlay;
 pub mod redirect;
+pub mod redirect_errors;
 pub mod size;
 pub mod symmetry;
 pub mod transport;

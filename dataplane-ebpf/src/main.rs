@@ -3,10 +3,10 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
-use dataplane_common::{DropReason, FAST_PATH_MARK, Forwarded, Hook, PassReason, Verdict};
+use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
     Exit, Forward,
     context::Packet as _,
@@ -17,7 +17,7 @@ use dataplane_ebpf::{
     lookup::Lookup,
     overlay,
     redirect::{self, address_to_pod, to_peer, to_tunnel},
-    symmetry, xdp as wire,
+    redirect_errors, symmetry, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
@@ -68,6 +68,18 @@ fn xdp_from_wire(ctx: XdpContext) -> u32 {
     action
 }
 
+/// A batch of redirected frames has been handed to a device.
+#[btf_tracepoint(function = "xdp_devmap_xmit")]
+fn redirect_flushed(ctx: BtfTracePointContext) {
+    redirect_errors::flushed(&ctx);
+}
+
+/// A redirect has been refused at once.
+#[btf_tracepoint(function = "xdp_redirect_err")]
+fn redirect_refused(ctx: BtfTracePointContext) {
+    redirect_errors::refused(&ctx);
+}
+
 enum Ip {
     V4,
     V6,
@@ -116,11 +128,12 @@ fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> 
     Ok(Forward::ToPod(pod))
 }
 
-/// What the stack sends is left alone; our own packets are not even counted again.
+/// What the stack sends is left alone. Packets that the programs at ingress have forwarded, or have passed on from a
+/// pod to a pod, are known by their mark and not even counted again.
 #[inline(always)]
 fn leave(ctx: &TcContext, hook: Hook) -> i32 {
     // SAFETY: a field of the program's context.
-    if unsafe { (*ctx.skb.skb).mark } == FAST_PATH_MARK {
+    if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
         return TC_ACT_UNSPEC;
     }
     let noted = match family(ctx) {
@@ -149,7 +162,13 @@ fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) 
             // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
             None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
         },
-        Err(Exit::Pass(reason)) => (Verdict::Pass(reason), TC_ACT_UNSPEC),
+        Err(Exit::Pass(reason)) => {
+            if reason.is_pod_to_pod() {
+                // SAFETY: a field of the program's context.
+                ctx.set_mark(unsafe { (*ctx.skb.skb).mark } | MARK_POD_TO_POD);
+            }
+            (Verdict::Pass(reason), TC_ACT_UNSPEC)
+        }
         Err(Exit::Drop(reason)) => {
             log_drop(ctx, hook as u32, reason as u32);
             (Verdict::Drop(reason), TC_ACT_SHOT)

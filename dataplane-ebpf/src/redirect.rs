@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use dataplane_common::{FAST_PATH_MARK, NextHopKind, PodEntry, RouteEntry};
+use dataplane_common::{MARK_FORWARDED, NextHopKind, PodEntry, RouteEntry};
 
 use crate::{frame::EthernetHeader, overlay};
 
@@ -62,7 +62,7 @@ pub fn to_pod(pod: &PodEntry) -> i32 {
 /// Returns the program's return code (`TC_ACT_REDIRECT`).
 #[inline(always)]
 pub fn to_peer(ctx: &TcContext, route: &RouteEntry) -> i32 {
-    ctx.set_mark(FAST_PATH_MARK);
+    ctx.set_mark(MARK_FORWARDED);
     let v6 = route.kind == NextHopKind::Direct6 as u16;
     // SAFETY: sixteen plain bytes seen as four words; the helper reads all of its union.
     let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(route.next_hop) };
@@ -79,7 +79,7 @@ pub fn to_peer(ctx: &TcContext, route: &RouteEntry) -> i32 {
 /// tunnel's metadata.
 #[inline(always)]
 pub fn to_tunnel(ctx: &TcContext, route: &RouteEntry) -> Option<i32> {
-    ctx.set_mark(FAST_PATH_MARK);
+    ctx.set_mark(MARK_FORWARDED);
     if !overlay::set_remote(ctx, route) {
         return None;
     }

@@ -1,5 +1,8 @@
-//! The symmetry rule: a flow that the kernel's stack has touched in one direction goes through it in the other, so that
-//! netfilter can undo what it has rewritten.
+//! The symmetry rule: a flow that the kernel's stack has rewritten in one direction goes through it in the other, so
+//! that netfilter can undo it.
+//!
+//! What leaves the stack from a pod to a pod, but has not gone in as such (the mark tells), the stack has made so:
+//! a service's address has become a pod's.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use dataplane_common::{FlowEntry, FlowGate, PassReason};
@@ -49,7 +52,7 @@ fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     }
 }
 
-/// Notes the pod-to-pod flow of a packet that leaves the stack.
+/// Notes the pod-to-pod flow that the stack has made of another.
 ///
 /// # Errors
 /// Why there was nothing to note.

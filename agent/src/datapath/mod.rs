@@ -6,7 +6,9 @@
 mod attach;
 mod bpffs;
 mod features;
+mod kernel_types;
 mod maps;
+mod redirect_errors;
 mod remove;
 mod xdp;
 
@@ -106,9 +108,20 @@ impl Datapath {
         let features = Features::probe()?;
         let mode = features.attach_mode(options.attach)?;
         features.check_xdp(options.xdp)?;
-        let mut ebpf = load(Some(&dir), options)?;
+        let xdp = options.xdp != XdpMode::Off;
+        let tracing = if xdp { Some(redirect_errors::Globals::find()) } else { None };
+        let globals = tracing.as_ref().and_then(|found| found.as_ref().ok());
+        let mut ebpf = load(Some(&dir), options, globals)?;
         let maps = Maps::take(&mut ebpf)?;
-        load_programs(&mut ebpf, options.xdp != XdpMode::Off)?;
+        load_programs(&mut ebpf, xdp)?;
+        let traced = match tracing {
+            Some(Ok(_)) => redirect_errors::attach(&mut ebpf, &links),
+            Some(Err(error)) => Err(error),
+            None => redirect_errors::detach(&links),
+        };
+        if let Err(error) = traced {
+            tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
+        }
         Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
     }
 
@@ -283,7 +296,7 @@ impl FastPath for Datapath {
 /// As [`Datapath::open`].
 pub fn load_unpinned() -> anyhow::Result<Ebpf> {
     let options = Options::new(PathBuf::new());
-    let mut ebpf = load(None, &options)?;
+    let mut ebpf = load(None, &options, None)?;
     load_programs(&mut ebpf, true)?;
     Ok(ebpf)
 }
@@ -306,7 +319,11 @@ fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
 }
 
-fn load(pins: Option<&Path>, options: &Options) -> anyhow::Result<Ebpf> {
+fn load(
+    pins: Option<&Path>,
+    options: &Options,
+    globals: Option<&redirect_errors::Globals>,
+) -> anyhow::Result<Ebpf> {
     // aya-log's levels: 0 is off, and the verifier then removes the logging; 2 is "warn".
     let log_level: u8 = if options.log_drops { 2 } else { 0 };
     let pods = options.max_pods;
@@ -327,6 +344,13 @@ fn load(pins: Option<&Path>, options: &Options) -> anyhow::Result<Ebpf> {
         .map_max_entries("stack_flows4", flows)
         .map_max_entries("stack_flows6", flows)
         .map_max_entries("wire_ports", pods);
+    if let Some(globals) = globals {
+        loader
+            .override_global("IFINDEX_OFFSET", &globals.ifindex, true)
+            .override_global("NAMESPACE_OFFSET", &globals.namespace, true)
+            .override_global("COOKIE_OFFSET", &globals.cookie_offset, true)
+            .override_global("NAMESPACE_COOKIE", &globals.cookie, true);
+    }
     if !options.log_drops {
         // The smallest ring buffer there is, as nothing will be written to it.
         loader.map_max_entries("AYA_LOGS", 4096);

@@ -78,11 +78,13 @@ impl NodeTask {
         self.netlink.delete_link(link.index).await
     }
 
-    /// Makes the device's permanent neighbours be these: the slow path's next hops.
+    /// Makes the device's permanent neighbours be these: the slow path's next hops. What the kernel refuses is a
+    /// problem, and the rest is done.
     pub(super) async fn write_neighbours(
         &self,
         overlay: &Link,
         wanted: &BTreeMap<IpAddr, [u8; 6]>,
+        problems: &mut Vec<String>,
     ) -> anyhow::Result<()> {
         let mut present = BTreeMap::new();
         for (ifindex, address, mac) in self.netlink.permanent_neighbours().await? {
@@ -91,8 +93,11 @@ impl NodeTask {
             }
         }
         for (address, mac) in wanted {
-            if present.get(address) != Some(mac) {
-                self.netlink.replace_permanent_neighbour(overlay.index, *address, *mac).await?;
+            if present.get(address) != Some(mac)
+                && let Err(error) =
+                    self.netlink.replace_permanent_neighbour(overlay.index, *address, *mac).await
+            {
+                problems.push(format!("{error:#}"));
             }
         }
         for former in present.keys().filter(|address| !wanted.contains_key(*address)) {

@@ -68,7 +68,8 @@ impl NodeTask {
             found.push(PeerPaths::find(node, peer, policy, &self.netlink, &uplinks).await);
         }
         let mut plan = Plan::default();
-        let overlay = match self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some()) {
+        let wanted = self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some());
+        let overlay = match wanted {
             Some(wanted) => {
                 plan.problems.extend(mac_collisions(cluster.nodes()));
                 self.ensure_overlay(&links, wanted)
@@ -89,19 +90,20 @@ impl NodeTask {
         );
         // The slow path first: the fast path is never the only one.
         if let Some(overlay) = &overlay {
-            self.write_neighbours(overlay, &plan.neighbours).await?;
+            self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems).await?;
         }
         self.write_routes(&plan.slow, &mut plan.problems).await?;
         self.write_rules(&plan.rules).await?;
         self.attach(&uplinks, &mut plan.problems)?;
         plan.problems.extend(self.datapath.set_routes(&plan.fast)?);
         plan.problems.extend(self.attach_xdp(&uplinks));
-        if overlay.is_none() {
+        if wanted.is_none() {
             self.remove_overlay(&links).await?;
         }
 
         status.overlay_mtu = overlay.as_ref().map(|overlay| overlay.mtu);
-        status.mtu = self.config.mtu.or(status.overlay_mtu).unwrap_or(uplink_mtu);
+        // Of the overlay as it should be, even where it could not be made just now: pods live longer than a pass.
+        status.mtu = self.config.mtu.unwrap_or(wanted.map_or(uplink_mtu, |wanted| wanted.mtu));
         status.problems.extend(mtu::problem(status.mtu, status.overlay_mtu, uplink_mtu, has_ipv6));
         status.xdp_uplinks = match self.datapath.xdp_mode() {
             XdpMode::Off => Vec::new(),

@@ -1,7 +1,7 @@
 //! The loaded programs on a small node of their own: a network namespace with two pods' interfaces and an uplink.
 
 use std::{
-    mem::size_of,
+    mem::{offset_of, size_of},
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd as _,
     process::Command,
@@ -14,8 +14,8 @@ use aya::{
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PodEntry, RouteEntry,
-    RouteKey, Settings, Verdict, counter_index,
+    Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PassReason,
+    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -98,7 +98,7 @@ pub struct Case {
     pub gso_size: Option<u32>,
     /// Whether there are flows through the kernel's stack, see [`Fixture`].
     pub flows: bool,
-    /// `skb->mark`.
+    /// `skb->mark` before.
     pub mark: u32,
     pub verdict: Verdict,
     /// The packet as it comes out.
@@ -116,6 +116,23 @@ impl Case {
     ) -> Self {
         Self { name, hook, from, packet, gso_size: None, flows: false, mark: 0, verdict, expected }
     }
+
+    /// `skb->mark` afterwards: what the programs at ingress tell those at egress.
+    fn expected_mark(&self) -> u32 {
+        match self.verdict {
+            Verdict::Forwarded(Forwarded::ToPeer | Forwarded::ToTunnel) => 0x10,
+            Verdict::Pass(
+                PassReason::Options
+                | PassReason::HopLimit
+                | PassReason::TooBig
+                | PassReason::UnknownNextHop
+                | PassReason::StackFlow
+                | PassReason::IcmpError
+                | PassReason::Fragment,
+            ) if !matches!(self.hook, Hook::ToPod | Hook::ToWire) => self.mark | 0x20,
+            _ => self.mark,
+        }
+    }
 }
 
 /// With flows through the stack switched on, those are the UDP flows from port 40000 to port 5201 of pod A to pod B, of
@@ -129,6 +146,8 @@ pub struct Fixture {
     pod_a: u32,
     uplink: u32,
     overlay: u32,
+    /// `skb->mark` after the last run.
+    mark: u32,
 }
 
 impl Fixture {
@@ -214,7 +233,7 @@ impl Fixture {
         }
 
         let counters = map(&mut ebpf, "counters");
-        Self { ebpf, gate, flows4, flows6, counters, pod_a, uplink, overlay }
+        Self { ebpf, gate, flows4, flows6, counters, pod_a, uplink, overlay, mark: 0 }
     }
 
     /// Runs a case's packet through its program and compares.
@@ -249,6 +268,9 @@ impl Fixture {
         if action != expected_action {
             return Err(format!("action {action}, not {expected_action}"));
         }
+        if case.hook != Hook::XdpFromWire && self.mark != case.expected_mark() {
+            return Err(format!("mark {:#x}, not {:#x}", self.mark, case.expected_mark()));
+        }
         if output != case.expected {
             return Err(format!("the packet came out as\n{output:02x?}, not as\n{:02x?}", case.expected));
         }
@@ -264,6 +286,7 @@ impl Fixture {
             data_out: Some(&mut output),
             ..TestRunOptions::default()
         };
+        let mut context_out = vec![0; size_of::<__sk_buff>()];
         let result = if case.hook == Hook::XdpFromWire {
             let program: &mut Xdp = self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
             program.test_run(options)?
@@ -275,8 +298,14 @@ impl Fixture {
             };
             let program: &mut SchedClassifier =
                 self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
-            program.test_run(TestRunOptions { ctx_in: Some(bytes), ..options })?
+            program.test_run(TestRunOptions {
+                ctx_in: Some(bytes),
+                ctx_out: Some(&mut context_out),
+                ..options
+            })?
         };
+        let mark = &context_out[offset_of!(__sk_buff, mark)..][..4];
+        self.mark = u32::from_ne_bytes(mark.try_into().unwrap());
         output.truncate(usize::try_from(result.data_size_out).unwrap());
         Ok((result.return_value.cast_signed(), output))
     }

@@ -1,6 +1,6 @@
 //! `to_pod` and `to_wire`: they change nothing and pass everything, and note the pod-to-pod flows of the stack.
 
-use dataplane_common::{FAST_PATH_MARK, Hook, Ip4, Ip6, PassReason, Verdict};
+use dataplane_common::{Hook, Ip4, Ip6, MARK_FORWARDED, MARK_POD_TO_POD, PassReason, Verdict};
 
 use crate::{
     fixture::{
@@ -93,17 +93,19 @@ fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
 }
 
 #[test]
-fn what_the_fast_path_sends_is_not_noted() {
+fn what_the_programs_have_forwarded_or_seen_go_in_is_not_noted() {
     Fixture::with(|fixture| {
         let flow = udp_flow(Ip4::from(POD_A), Ip4::from(REMOTE)).reversed();
         let packet = out(Ip::V4(POD_A, REMOTE)).bytes();
-        let marked =
-            Case { mark: FAST_PATH_MARK, ..case("marked", Hook::ToWire, packet.clone(), PassReason::Noted) };
-        let (action, output) = fixture.run(&marked).unwrap();
-        assert_eq!((action, output), (-1, packet.clone()));
-        assert!(!fixture.has_flow4(&flow));
-        // The same packet without the mark: so it was the mark.
-        fixture.check(&case("unmarked", Hook::ToWire, packet, PassReason::Noted)).unwrap();
+        for mark in [MARK_FORWARDED, MARK_POD_TO_POD, MARK_POD_TO_POD | 0x4000] {
+            let marked = Case { mark, ..case("marked", Hook::ToWire, packet.clone(), PassReason::Noted) };
+            let (action, output) = fixture.run(&marked).unwrap();
+            assert_eq!((action, output), (-1, packet.clone()));
+            assert!(!fixture.has_flow4(&flow), "mark {mark:#x}");
+        }
+        // The same packet without our mark, but another's: so it was the mark.
+        let other = Case { mark: 0x4000, ..case("unmarked", Hook::ToWire, packet, PassReason::Noted) };
+        fixture.check(&other).unwrap();
         assert!(fixture.has_flow4(&flow));
     });
 }
