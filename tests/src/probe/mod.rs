@@ -7,6 +7,7 @@ pub mod ping;
 pub mod pins;
 pub mod source;
 pub mod state;
+pub mod steady;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
