@@ -43,10 +43,10 @@ fn the_api_attaches_lists_checks_and_detaches() {
 
         // Before the restore.
         assert_eq!(client.attach(&request).await.unwrap_err().code, code::TRY_AGAIN_LATER);
-        assert_eq!(client.problems().await.unwrap(), ["still starting"]);
+        assert_eq!(client.health().await.unwrap().problems, ["still starting"]);
         manager.restore().await.unwrap();
         status.ready.store(true, Ordering::Relaxed);
-        assert!(client.problems().await.unwrap().is_empty());
+        assert!(client.health().await.unwrap().problems.is_empty());
         assert_eq!(client.status().await.unwrap()["node"], "node1");
 
         let record = client.attach(&request).await.unwrap();
@@ -77,7 +77,7 @@ fn the_api_attaches_lists_checks_and_detaches() {
 
         agent.stop().await;
         assert!(!path.exists(), "the socket is gone");
-        assert_eq!(client.list().await.unwrap_err().code, code::TRY_AGAIN_LATER);
+        assert_eq!(client.list().await.unwrap_err().code, code::AGENT_ABSENT);
     });
 }
 

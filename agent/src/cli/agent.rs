@@ -186,6 +186,10 @@ impl StatusSource for Status {
         })
     }
 
+    fn started(&self) -> bool {
+        self.node.borrow().ready && self.restored.get().is_some()
+    }
+
     fn problems(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(async {
             let node = self.node.borrow();

@@ -12,18 +12,7 @@ impl Inner {
         interface_name(&key.if_name)?;
         self.ensure_restored()?;
         let _held = self.locks.lock(key).await;
-        let result = match self.record(key) {
-            Some(record) => self.undo(&record).await.inspect(|()| {
-                tracing::info!(
-                    container = record.container_id,
-                    pod = record.alias(),
-                    device = record.host_interface,
-                    addresses = ?record.addresses,
-                    "pod detached"
-                );
-            }),
-            None => self.remove_unrecorded(key).await,
-        };
+        let result = self.remove(key).await;
         let Key { container_id, if_name } = key;
         result.map_err(|details| {
             Error::new(
@@ -32,6 +21,20 @@ impl Inner {
             )
             .details(details)
         })
+    }
+
+    /// Removes an attachment, whatever is known and left of it.
+    pub(super) async fn remove(&self, key: &Key) -> Result<(), String> {
+        let Some(record) = self.record(key) else { return self.remove_unrecorded(key).await };
+        self.undo(&record).await?;
+        tracing::info!(
+            container = record.container_id,
+            pod = record.alias(),
+            device = record.host_interface,
+            addresses = ?record.addresses,
+            "pod detached"
+        );
+        Ok(())
     }
 
     /// Removes what a record describes: everything is tried, every failure is told. The record goes last and only
