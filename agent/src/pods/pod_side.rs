@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::host_network;
 use super::record::Record;
+use crate::failpoint;
 use crate::netlink::{Netlink, Route, namespace, offload};
 use crate::sysctl;
 
@@ -40,14 +41,18 @@ pub(super) async fn configure(record: &Record, netns: &File, pod: &Netlink) -> a
         namespace::run_in(netns.as_fd(), || quiet_ipv6(name))??;
     }
     pod.set_up(device.index).await?;
+    failpoint::step("pod side up");
     for address in &record.addresses {
         pod.add_address(device.index, host_network(*address)).await?;
+        failpoint::step("pod address added");
     }
     for (_, gateway) in record.leases() {
         pod.replace_permanent_neighbour(device.index, gateway, record.host_mac.0).await?;
+        failpoint::step("pod neighbour entered");
     }
     for route in routes(record, device.index)? {
         pod.replace_route(&route).await?;
+        failpoint::step("pod route entered");
     }
     for address in record.addresses.iter().filter(|address| address.is_ipv6()) {
         wait_until_received(pod, *address).await?;
