@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod cni;
 pub mod config;
 pub mod datapath;
+mod failpoint;
 pub mod netlink;
 pub mod node;
 pub mod pods;

@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -25,6 +26,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
 /// Kubelet gives a pod's set-up minutes; an agent that needs this long is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The answer to `GET /healthz`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// Why the agent is not healthy; empty when it is.
+    pub problems: Vec<String>,
+    /// Whether it has started: from then on a problem may concern pods that are there.
+    #[serde(default)]
+    pub ready: bool,
+}
 
 /// The agent behind a socket.
 #[derive(Clone, Debug)]
@@ -72,12 +83,10 @@ impl Client {
         decode(&self.call(Method::GET, "/v1/status", Vec::new()).await?)
     }
 
-    /// Why the agent is not healthy; empty when it is.
-    pub async fn problems(&self) -> Result<Vec<String>, Error> {
+    /// How the agent is.
+    pub async fn health(&self) -> Result<Health, Error> {
         let (_, body) = self.exchange(Method::GET, "/healthz", Vec::new()).await?;
-        let mut answer: Value = decode(&body)?;
-        serde_json::from_value(answer["problems"].take())
-            .map_err(|error| Error::new(code::DECODE, format!("the agent's health report is odd: {error}")))
+        decode(&body)
     }
 
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
@@ -99,7 +108,7 @@ impl Client {
     ) -> Result<(StatusCode, Bytes), Error> {
         let socket = self.socket.display();
         let absent = |why: String| {
-            Error::new(code::TRY_AGAIN_LATER, format!("the podlane agent is not reachable on {socket}"))
+            Error::new(code::AGENT_ABSENT, format!("the podlane agent is not reachable on {socket}"))
                 .details(why)
         };
         let stream = timeout(CONNECT_TIMEOUT, connect(&self.socket))

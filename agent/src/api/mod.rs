@@ -34,6 +34,8 @@ pub trait StatusSource: Send + Sync {
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
     /// Why the agent is not ready to attach pods, or not healthy; empty when it is: the answer to `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
+    /// Whether it has started: then a problem may concern pods that are there.
+    fn started(&self) -> bool;
 }
 
 /// Serves the API until `shutdown` resolves; then lets the running requests end and removes the socket.

@@ -92,5 +92,10 @@ async fn status_of(State(agent): State<Agent>) -> Json<Value> {
 async fn healthz(State(agent): State<Agent>) -> (StatusCode, Json<Value>) {
     let problems = agent.status.problems().await;
     let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "healthy": problems.is_empty(), "problems": problems })))
+    (
+        status,
+        Json(
+            json!({ "healthy": problems.is_empty(), "ready": agent.status.started(), "problems": problems }),
+        ),
+    )
 }

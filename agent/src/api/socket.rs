@@ -4,10 +4,14 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
+
+/// A killed agent's socket can outlive it for a moment: a child that it had just forked holds it until it execs.
+const OUTLIVES: Duration = Duration::from_secs(1);
 
 /// Root and its group; attaching pods is root's business.
 const MODE: u32 = 0o660;
@@ -68,6 +72,10 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             bail!("{shown} exists and is not a socket: remove it, or choose another runDir")
         }
         Ok(_) => {}
+    }
+    let deadline = Instant::now() + OUTLIVES;
+    while UnixStream::connect(path).is_ok() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
     }
     match UnixStream::connect(path) {
         Ok(_) => bail!("another agent is serving {shown}: stop it, or give this one another runDir"),

@@ -24,6 +24,10 @@ impl StatusSource for TestStatus {
         Box::pin(async { serde_json::json!({ "node": "node1" }) })
     }
 
+    fn started(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
     fn problems(&self) -> BoxFuture<'_, Vec<String>> {
         let ready = self.ready.load(Ordering::Relaxed);
         Box::pin(async move { if ready { vec![] } else { vec!["still starting".to_owned()] } })

@@ -56,6 +56,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(version, node = config.node_name, "starting");
     // The socket first: it is what keeps two agents apart.
     let socket = api::bind(&config.run_dir.join(api::SOCKET_NAME))?;
+    crate::failpoint::look_in(&config.run_dir);
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {
         bpf_dir: config.bpf_dir.clone(),
@@ -183,6 +184,10 @@ impl StatusSource for Status {
                 "problems": problems,
             })
         })
+    }
+
+    fn started(&self) -> bool {
+        self.node.borrow().ready && self.restored.get().is_some()
     }
 
     fn problems(&self) -> BoxFuture<'_, Vec<String>> {

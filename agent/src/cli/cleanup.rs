@@ -12,7 +12,7 @@ use crate::{
     datapath,
     netlink::Netlink,
     node::{NodeFile, OVERLAY_DEVICE, remove_masquerade},
-    pods::{RECORDS_DIR, is_host_interface},
+    pods::{PENDING_DELETES_DIR, RECORDS_DIR, is_host_interface},
 };
 
 #[derive(Debug, Args)]
@@ -82,9 +82,11 @@ fn remove_run_dir(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     if !run_dir.exists() {
         return Ok(Vec::new());
     }
-    let records = run_dir.join(RECORDS_DIR);
-    if records.exists() {
-        fs_err::remove_dir_all(&records).context("removing the attachment records")?;
+    for folder in [RECORDS_DIR, PENDING_DELETES_DIR] {
+        let folder = run_dir.join(folder);
+        if folder.exists() {
+            fs_err::remove_dir_all(&folder).context("removing the attachment records")?;
+        }
     }
     NodeFile::remove(run_dir)?;
     let socket = run_dir.join(SOCKET_NAME);

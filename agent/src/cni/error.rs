@@ -24,6 +24,8 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u32 = 11;
     /// STATUS: ADD would not work.
     pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: the same, and pods that are there may not reach all others.
+    pub const LIMITED_CONNECTIVITY: u32 = 51;
     /// Making an attachment failed; everything was rolled back, or the details say what was not.
     pub const ATTACH_FAILED: u32 = 100;
     /// No pod address is left.
@@ -32,6 +34,8 @@ pub mod code {
     pub const CONFLICT: u32 = 102;
     /// CHECK: the attachment is damaged.
     pub const DAMAGED: u32 = 103;
+    /// No agent answers. Between the client and the plugin only: runtimes are told [`TRY_AGAIN_LATER`].
+    pub const AGENT_ABSENT: u32 = 199;
     /// DEL: something could not be removed; DEL can be repeated.
     pub const DETACH_FAILED: u32 = 104;
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,7 +13,12 @@ use super::environment::Command;
 use super::error::{Error, code};
 use super::result;
 use super::version::Version;
-use crate::api::client::Client;
+use crate::api::client::{Client, Health};
+use crate::pods::{Key, PendingDeletes};
+
+/// How often, and how far apart, a DEL is offered to an agent that is starting.
+const START_ATTEMPTS: u32 = 20;
+const START_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to print and whether it went well.
 #[derive(Debug)]
@@ -35,7 +42,11 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> O
     match outcome {
         Ok(None) => Outcome { stdout: String::new(), error: None },
         Ok(Some(value)) => Outcome { stdout: value.to_string(), error: None },
-        Err(error) => {
+        Err(mut error) => {
+            // The difference is the plugin's own business.
+            if error.code == code::AGENT_ABSENT {
+                error.code = code::TRY_AGAIN_LATER;
+            }
             let version = Config::version_of(&text).unwrap_or(Version::FALLBACK);
             let mut body = json!({ "cniVersion": version.as_str(), "code": error.code, "msg": error.msg });
             if !error.details.is_empty() {
@@ -73,7 +84,7 @@ async fn ask_agent(command: &Command, config: &Config) -> Result<Option<Value>, 
             let record = agent.attach(request).await?;
             return Ok(Some(result::add(&record, config.version, config.dns.as_ref())));
         }
-        Command::Del(key) => agent.detach(key).await?,
+        Command::Del(key) => detach(&agent, &config.socket, key).await?,
         Command::Check { key, netns } => {
             let previous = config.previous_addresses()?;
             let record = agent.check(key).await?;
@@ -102,11 +113,54 @@ async fn ask_agent(command: &Command, config: &Config) -> Result<Option<Value>, 
 async fn status(agent: &Client) -> Result<(), Error> {
     let unavailable =
         |details| Error::new(code::NOT_AVAILABLE, "podlane cannot attach pods now").details(details);
-    match agent.problems().await {
-        Ok(problems) if problems.is_empty() => Ok(()),
-        Ok(problems) => Err(unavailable(problems.join("; "))),
+    match agent.health().await {
+        Ok(Health { problems, .. }) if problems.is_empty() => Ok(()),
+        Ok(Health { problems, ready: false }) => Err(unavailable(problems.join("; "))),
+        Ok(Health { problems, ready: true }) => {
+            Err(Error::new(code::LIMITED_CONNECTIVITY, "podlane works, but not as it should")
+                .details(problems.join("; ")))
+        }
+        // The programs and the kernel's routes forward without an agent: what is there stays connected.
         Err(error) => Err(unavailable(error.to_string())),
     }
+}
+
+/// DEL. Where no agent answers it is left to the next one, and has succeeded: the runtime may forget the pod.
+async fn detach(agent: &Client, socket: &Path, key: &Key) -> Result<(), Error> {
+    let absent = match detach_patiently(agent, key).await {
+        Err(Error { code: code::AGENT_ABSENT, msg, details }) => {
+            Error { code: code::TRY_AGAIN_LATER, msg, details }
+        }
+        other => return other,
+    };
+    let pending = PendingDeletes::of(socket.parent().unwrap_or(Path::new("/")));
+    if let Err(error) = pending.remember(key) {
+        let details =
+            format!("{}; and the DEL could not be left to the next agent: {error:#}", absent.details);
+        return Err(absent.details(details));
+    }
+    // An agent that started meanwhile may have looked before the file was there.
+    match agent.detach(key).await {
+        Ok(()) => pending.forget(key).map_err(|error| {
+            Error::new(code::DETACH_FAILED, "the pod is detached, but a remembered DEL of it is left")
+                .details(format!("{error:#}"))
+        }),
+        // Still none, or it has yet to look.
+        Err(Error { code: code::AGENT_ABSENT | code::TRY_AGAIN_LATER, .. }) => Ok(()),
+        // It stays remembered as well; the runtime will repeat it anyway.
+        Err(error) => Err(error),
+    }
+}
+
+/// An agent that is starting needs a moment: runtimes repeat a DEL much later.
+async fn detach_patiently(agent: &Client, key: &Key) -> Result<(), Error> {
+    for _ in 0..START_ATTEMPTS {
+        match agent.detach(key).await {
+            Err(Error { code: code::TRY_AGAIN_LATER, .. }) => tokio::time::sleep(START_INTERVAL).await,
+            other => return other,
+        }
+    }
+    agent.detach(key).await
 }
 
 /// Removes every attachment that the runtime does not know any more; tries all, reports all failures.

@@ -270,6 +270,7 @@ fn a_flow_based_vxlan_device_is_created_and_recognised() {
             Err(error) => error,
         };
         assert!(is_errno(&error, Errno::EEXIST) || is_errno(&error, Errno::EADDRINUSE), "{error:#}");
+        assert!(error.to_string().contains("UDP port 8472 is taken"), "{error:#}");
     });
 }
 

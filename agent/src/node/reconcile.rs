@@ -15,7 +15,8 @@ use super::{
     masquerade::{Masquerade, remove_masquerade},
     mtu, overlay,
     path::{self, Path, Policy},
-    peers::{Here, PeerPaths, Plan, mac_collisions},
+    peers::{PeerPaths, mac_collisions},
+    plan::{Here, Plan},
     sysctl, uplinks,
 };
 use crate::{

@@ -11,6 +11,7 @@ use super::record::{Record, State};
 use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
 use crate::cni::{Error, code};
+use crate::failpoint;
 use crate::netlink::{Link, Netlink, Route, VethSpec, is_errno};
 use crate::sysctl;
 
@@ -31,6 +32,7 @@ impl Inner {
         let leases = lock(&self.ipam)
             .reserve(&node)
             .map_err(|full| Error::new(code::ADDRESSES_EXHAUSTED, full.to_string()))?;
+        failpoint::step("addresses reserved");
         let record = new_record(&request, &node, &leases);
         if let Err(error) = self.store.create(&record) {
             self.release(&record);
@@ -102,6 +104,7 @@ impl Inner {
                 alias: &record.alias(),
             })
             .await?;
+        failpoint::step("veth made");
         record.host_if_index = device.index;
         // The programs come first: no packet of the pod's passes unchecked.
         self.enter_fast_path(&record)?;
@@ -109,10 +112,12 @@ impl Inner {
         pod_side::configure(&record, netns, pod).await?;
         if self.fast_path.needs_napi() {
             pod_side::enable_napi(netns, &record.if_name)?;
+            failpoint::step("NAPI on");
         }
         record.state = State::Ready;
         self.store.update(&record)?;
         lock(&self.records).insert(record.key(), record.clone());
+        failpoint::step("attached, not answered");
         tracing::info!(
             container = record.container_id,
             pod = record.alias(),
@@ -129,10 +134,12 @@ impl Inner {
         self.fast_path
             .attach_pod(host_interface, *host_if_index)
             .with_context(|| format!("attaching the programs to {host_interface}"))?;
+        failpoint::step("programs attached");
         for address in &record.addresses {
             self.fast_path
                 .set_pod(*address, Self::endpoint(record))
                 .with_context(|| format!("entering {address} into the pod map"))?;
+            failpoint::step("pod map entered");
         }
         Ok(())
     }
@@ -140,11 +147,14 @@ impl Inner {
     /// The kernel's slow path to the pod. Idempotent.
     pub(super) async fn configure_host_side(&self, record: &Record, device: &Link) -> anyhow::Result<()> {
         quiet(&device.name)?;
+        failpoint::step("host side quiet");
         if !device.up {
             self.netlink.set_up(device.index).await?;
+            failpoint::step("host side up");
         }
         for address in &record.addresses {
             self.netlink.replace_permanent_neighbour(device.index, *address, record.mac.0).await?;
+            failpoint::step("neighbour entered");
         }
         for (route, gateway) in host_routes(record, device.index) {
             self.netlink.replace_route(&route).await.map_err(|error| {
@@ -154,6 +164,7 @@ impl Inner {
                     error
                 }
             })?;
+            failpoint::step("route entered");
         }
         Ok(())
     }

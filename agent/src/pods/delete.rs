@@ -4,6 +4,7 @@ use super::record::{Key, Record};
 use super::{Inner, lock, names};
 use crate::cni::identifiers::{container_id, interface_name};
 use crate::cni::{Error, code};
+use crate::failpoint;
 
 impl Inner {
     pub(super) async fn detach(&self, key: &Key) -> Result<(), Error> {
@@ -11,18 +12,7 @@ impl Inner {
         interface_name(&key.if_name)?;
         self.ensure_restored()?;
         let _held = self.locks.lock(key).await;
-        let result = match self.record(key) {
-            Some(record) => self.undo(&record).await.inspect(|()| {
-                tracing::info!(
-                    container = record.container_id,
-                    pod = record.alias(),
-                    device = record.host_interface,
-                    addresses = ?record.addresses,
-                    "pod detached"
-                );
-            }),
-            None => self.remove_unrecorded(key).await,
-        };
+        let result = self.remove(key).await;
         let Key { container_id, if_name } = key;
         result.map_err(|details| {
             Error::new(
@@ -33,6 +23,20 @@ impl Inner {
         })
     }
 
+    /// Removes an attachment, whatever is known and left of it.
+    pub(super) async fn remove(&self, key: &Key) -> Result<(), String> {
+        let Some(record) = self.record(key) else { return self.remove_unrecorded(key).await };
+        self.undo(&record).await?;
+        tracing::info!(
+            container = record.container_id,
+            pod = record.alias(),
+            device = record.host_interface,
+            addresses = ?record.addresses,
+            "pod detached"
+        );
+        Ok(())
+    }
+
     /// Removes what a record describes: everything is tried, every failure is told. The record goes last and only
     /// when nothing else is left, so that this can be repeated.
     pub(super) async fn undo(&self, record: &Record) -> Result<(), String> {
@@ -41,19 +45,23 @@ impl Inner {
             if let Err(error) = self.fast_path.remove_pod(*address) {
                 failures.push(format!("removing {address} from the pod map: {error:#}"));
             }
+            failpoint::step("pod map entry removed");
         }
         if let Err(error) = self.fast_path.detach_pod(&record.host_interface) {
             failures.push(format!("detaching the programs of {}: {error:#}", record.host_interface));
         }
+        failpoint::step("programs detached");
         // The kernel takes the other side, routes and neighbours along with the device.
         if let Err(error) = self.delete_device(record).await {
             failures.push(format!("{error:#}"));
         }
+        failpoint::step("device deleted");
         if failures.is_empty() {
             match self.store.remove(&record.key()) {
                 Ok(()) => {
                     lock(&self.records).remove(&record.key());
                     self.release(record);
+                    failpoint::step("detached, not answered");
                 }
                 Err(error) => failures.push(format!("{error:#}")),
             }

@@ -14,6 +14,7 @@ pub mod ipam;
 mod locks;
 mod mac;
 mod names;
+mod pending;
 mod pod_side;
 mod record;
 mod request;
@@ -40,6 +41,7 @@ pub use fast_path::{FastPath, PodEndpoint};
 pub use ipam::gateway;
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
+pub use pending::{PENDING_DELETES_DIR, PendingDeletes};
 pub use record::{Key, RECORDS_DIR, Record, State};
 pub use request::AttachRequest;
 pub use restore::RestoreReport;
@@ -67,6 +69,7 @@ struct Inner {
     netlink: Netlink,
     fast_path: Arc<dyn FastPath>,
     store: Store,
+    pending: PendingDeletes,
     node_network: watch::Receiver<Option<NodeNetwork>>,
     /// Which namespace is the node's own: no pod may claim it.
     node_namespace: (u64, u64),
@@ -92,6 +95,7 @@ impl PodManager {
             netlink,
             fast_path,
             store: Store::open(run_dir)?,
+            pending: PendingDeletes::of(run_dir),
             node_network,
             node_namespace,
             locks: KeyLocks::default(),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::mac::Mac;
+use crate::failpoint;
 
 /// The folder of the records in the run directory.
 pub const RECORDS_DIR: &str = "attachments";
@@ -175,6 +176,7 @@ impl Store {
         // A hard link, unlike a rename, fails where the name is taken: by an unreadable record, or by another pair
         // of container ID and interface that reads the same when joined.
         let linked = fs_err::hard_link(&temporary, &path);
+        failpoint::step("record linked");
         fs_err::remove_file(&temporary)?;
         match linked {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -190,14 +192,19 @@ impl Store {
     /// Replaces a record.
     pub(super) fn update(&self, record: &Record) -> anyhow::Result<()> {
         let (temporary, path) = self.write_temporary(record)?;
-        fs_err::rename(temporary, path).context("replacing an attachment record")
+        fs_err::rename(temporary, path).context("replacing an attachment record")?;
+        failpoint::step("record replaced");
+        Ok(())
     }
 
     /// Removes a record. Fine when it is gone already.
     pub(super) fn remove(&self, key: &Key) -> anyhow::Result<()> {
         match fs_err::remove_file(self.path(key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+            _ => {
+                failpoint::step("record removed");
+                Ok(())
+            }
         }
     }
 
@@ -205,6 +212,7 @@ impl Store {
         let path = self.path(&record.key());
         let temporary = self.dir.join(format!(".{}.tmp", record.host_interface));
         fs_err::write(&temporary, serde_json::to_vec(record)?)?;
+        failpoint::step("temporary record written");
         Ok((temporary, path))
     }
 

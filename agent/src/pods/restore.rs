@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 
-use super::record::{Record, State};
+use super::record::{Key, Record, State};
 use super::{Inner, lock, names, pod_side};
 use crate::netlink::namespace;
 
@@ -18,6 +18,8 @@ pub struct RestoreReport {
     pub removed: usize,
     /// Attachments that an agent was killed over while making them.
     pub rolled_back: usize,
+    /// DELs that came while no agent was there.
+    pub caught_up: usize,
     /// What nobody repaired: unreadable records, refused changes.
     pub problems: Vec<String>,
 }
@@ -43,7 +45,8 @@ impl Inner {
                 known.insert(record.key(), record.clone());
             }
         }
-        for record in records {
+        let deleted = self.catch_up(&mut report).await?;
+        for record in records.into_iter().filter(|record| !deleted.contains(&record.key())) {
             if let Err(error) = self.restore_one(record, &mut report).await {
                 report.problems.push(format!("{error:#}"));
             }
@@ -52,10 +55,30 @@ impl Inner {
         for problem in &report.problems {
             tracing::warn!("{problem}");
         }
-        let RestoreReport { restored, removed, rolled_back, .. } = report;
-        tracing::info!(restored, removed, rolled_back, "attachments restored");
+        let RestoreReport { restored, removed, rolled_back, caught_up, .. } = report;
+        tracing::info!(restored, removed, rolled_back, caught_up, "attachments restored");
         self.restored.store(true, Ordering::Release);
         Ok(report)
+    }
+
+    /// Carries out the DELs that the plugin remembered. Returns which attachments they were of.
+    async fn catch_up(&self, report: &mut RestoreReport) -> anyhow::Result<BTreeSet<Key>> {
+        let (keys, problems) = self.pending.load().context("reading the remembered DELs")?;
+        report.problems.extend(problems);
+        for key in &keys {
+            match self.remove(key).await {
+                Ok(()) => {
+                    self.pending.forget(key)?;
+                    report.caught_up += 1;
+                }
+                // The file stays: the next start tries again.
+                Err(error) => report.problems.push(format!(
+                    "the DEL of {} of container {} that came while no agent was there: {error}",
+                    key.if_name, key.container_id
+                )),
+            }
+        }
+        Ok(keys.into_iter().collect())
     }
 
     async fn restore_one(&self, mut record: Record, report: &mut RestoreReport) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ pub use builder::Builder;
 pub use folder::{ids, remove};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use pod::Pod;
+pub use pod::{Pod, Sandbox};
 pub use wire::{UPLINK, Wire};
 
 use self::cluster::Cluster;

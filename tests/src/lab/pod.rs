@@ -63,6 +63,11 @@ impl Pod {
         &self.namespace
     }
 
+    /// What its runtime had before it was attached.
+    pub fn sandbox(&self) -> Sandbox {
+        Sandbox { container_id: self.container_id.clone(), namespace: self.namespace.clone() }
+    }
+
     /// What the plugin answered.
     pub fn result(&self) -> &cni::Success {
         &self.result

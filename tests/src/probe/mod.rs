@@ -9,6 +9,7 @@ pub mod ping;
 pub mod pins;
 pub mod source;
 pub mod state;
+pub mod steady;
 pub mod tcp;
 pub mod traffic;
 pub mod udp;

@@ -18,9 +18,6 @@ pub(super) enum Outcome {
     /// It says that this kernel lacks something.
     Skipped(String),
     Failed,
-    /// Everything was loaded and measured, and is over a budget that is not meant for this kernel. Only
-    /// [`super::report`] says so.
-    OverBudget,
     /// The test program or the machine ended first.
     Unfinished,
 }

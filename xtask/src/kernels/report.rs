@@ -9,14 +9,6 @@ use super::console::{Console, Outcome, SuiteRun, Test};
 use super::package::Package;
 use super::programs::SUITES;
 use crate::progress::seconds;
-use crate::setup::Version;
-
-/// The oldest kernel that the budget of verified instructions is meant for: 6.1's verifier walks up to
-/// 1.85 times as many instructions as 6.12's for the same programs.
-const BUDGET_SINCE: Version = Version(6, 12, 0);
-
-/// What the budget's tests say once everything has been loaded and measured.
-const OVER_BUDGET: &str = "over budget: ";
 
 /// One kernel's tests.
 #[derive(Debug)]
@@ -50,16 +42,12 @@ impl KernelRun {
                 problems.push(format!("{} was not run", suite.name));
             }
         }
-        let mut suites = console.suites;
-        if Version::find_in(&package.release).is_some_and(|version| version < BUDGET_SINCE) {
-            suites.iter_mut().filter(|suite| suite.name == "budget").for_each(only_measured);
-        }
+        let suites = console.suites;
         Self { release: package.release.clone(), attach, suites, problems, time }
     }
 
     pub(super) fn passed(&self) -> bool {
-        let fine =
-            |test: &Test| matches!(test.outcome, Outcome::Passed | Outcome::Skipped(_) | Outcome::OverBudget);
+        let fine = |test: &Test| matches!(test.outcome, Outcome::Passed | Outcome::Skipped(_));
         self.problems.is_empty()
             && self.suites.iter().all(|suite| suite.problems.is_empty() && suite.tests.iter().all(fine))
     }
@@ -74,9 +62,6 @@ impl KernelRun {
                     Outcome::Passed => format!("   passed   {name}"),
                     Outcome::Skipped(reason) => format!("   skipped  {name} ({reason})"),
                     Outcome::Failed => format!("   FAILED   {name}"),
-                    Outcome::OverBudget => {
-                        format!("   over     {name} (not judged: the budget is for {BUDGET_SINCE} and newer)")
-                    }
                     Outcome::Unfinished => format!("   NO END   {name}"),
                 });
                 lines.extend(test.output.lines().map(|line| format!("      {line}")));
@@ -95,20 +80,7 @@ impl KernelRun {
         let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
         let failed = count(|outcome| matches!(outcome, Outcome::Failed | Outcome::Unfinished));
         let verdict = if self.passed() { "ok" } else { "FAILED" };
-        let over = match count(|outcome| *outcome == Outcome::OverBudget) {
-            0 => String::new(),
-            over => format!(", {over} over budget (not judged)"),
-        };
-        format!("{verdict}: {passed} passed, {failed} failed, {skipped} skipped{over}")
-    }
-}
-
-/// Turns failures to keep the budget into measurements; whatever else fails stays a failure.
-fn only_measured(budget: &mut SuiteRun) {
-    for test in &mut budget.tests {
-        if test.outcome == Outcome::Failed && test.output.contains(OVER_BUDGET) {
-            test.outcome = Outcome::OverBudget;
-        }
+        format!("{verdict}: {passed} passed, {failed} failed, {skipped} skipped")
     }
 }
 
@@ -158,19 +130,6 @@ mod tests {
         let run = run_of(GOOD.split_once("podlane-begin budget").unwrap().0);
         assert!(!run.passed());
         assert!(run.details().contains("budget was not run"), "{run:?}");
-    }
-
-    #[test]
-    fn before_6_12_the_budget_is_measured_and_not_judged() {
-        let over = |why: &str| {
-            let failed = format!("test b ... FAILED\n---- b stdout ----\n{why}\npodlane-end budget 101\n");
-            GOOD.split_once("test b").unwrap().0.to_owned() + &failed
-        };
-        let run = run_of(&over("over budget: from_pod"));
-        assert!(run.passed(), "{run:?}");
-        assert_eq!(run.result(), "ok: 1 passed, 0 failed, 0 skipped, 1 over budget (not judged)");
-        assert!(!run_of(&over("the verifier refused from_pod")).passed());
-        assert!(!run_of_release("6.12.117+deb12-cloud-amd64", &over("over budget: from_pod")).passed());
     }
 
     #[test]

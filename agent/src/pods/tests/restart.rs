@@ -42,7 +42,10 @@ fn a_restart_repairs_removes_and_rolls_back() {
         std::fs::write(path, serde_json::to_vec(&creating).unwrap()).unwrap();
 
         let report = node.restart().await;
-        assert_eq!(report, RestoreReport { restored: 1, removed: 1, rolled_back: 1, problems: vec![] });
+        assert_eq!(
+            report,
+            RestoreReport { restored: 1, removed: 1, rolled_back: 1, ..RestoreReport::default() }
+        );
         assert_eq!(node.leftovers().await, (1, 1, 1, 2, 1));
         assert!(node.fast_path.attached.lock().unwrap().contains("uplink"), "that one is not a pod's");
         node.manager.check(&key("kept")).await.unwrap();
@@ -85,5 +88,25 @@ fn before_the_restore_everything_waits() {
         let pod = new_namespace();
         assert_eq!(manager.attach(request("a1", &pod)).await.unwrap_err().code, code::TRY_AGAIN_LATER);
         assert_eq!(manager.detach(key("a1")).await.unwrap_err().code, code::TRY_AGAIN_LATER);
+    });
+}
+
+#[test]
+fn dels_that_nobody_heard_are_carried_out_before_anything_else() {
+    in_own_namespace(|| async {
+        let mut node = Node::new(&["10.244.1.0/24"]).await;
+        let pods: Vec<OwnedFd> = (0..2).map(|_| new_namespace()).collect();
+        let kept = node.attach("kept", &pods[0]).await.unwrap();
+        node.attach("deleted", &pods[1]).await.unwrap();
+        let pending = PendingDeletes::of(node.run_dir.path());
+        // Of one that is there, and of one that was never heard of.
+        for id in ["deleted", "unknown"] {
+            pending.remember(&key(id)).unwrap();
+        }
+        let report = node.restart().await;
+        assert_eq!(report, RestoreReport { restored: 1, caught_up: 2, ..RestoreReport::default() });
+        assert_eq!(node.manager.records(), [kept]);
+        assert_eq!(node.leftovers().await, (1, 1, 1, 1, 1));
+        assert_eq!(node.restart().await.caught_up, 0, "once is enough");
     });
 }
