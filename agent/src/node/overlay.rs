@@ -4,9 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::bail;
 use dataplane_common::Hook;
+use ipnetwork::IpNetwork;
 
 use super::{NodeTask, sysctl};
-use crate::netlink::{Link, Vxlan};
+use crate::{
+    cluster::Node,
+    netlink::{Link, Vxlan},
+    pods::gateway,
+};
 
 /// Its name.
 pub const OVERLAY_DEVICE: &str = "podlane.vxlan";
@@ -60,6 +65,32 @@ impl NodeTask {
             link.up = true;
         }
         Ok(link)
+    }
+
+    /// Gives the overlay device the node's IPv4 gateway addresses, which `lo` has as well, and takes others away. Nothing
+    /// is sent from them by this; but on a device without an address even loose `rp_filter` drops what comes from a source
+    /// that is reached another way (`__fib_validate_source`), such as a peer node that answers for one of its pods.
+    pub(super) async fn address_overlay(
+        &self,
+        overlay: &Link,
+        node: &Node,
+        addresses: &[(u32, IpNetwork)],
+    ) -> anyhow::Result<()> {
+        let wanted: Vec<IpNetwork> = node
+            .pod_cidrs
+            .iter()
+            .filter(|cidr| cidr.is_ipv4())
+            .map(|cidr| IpNetwork::from(gateway(cidr)))
+            .collect();
+        let here = |address: &&(u32, IpNetwork)| address.0 == overlay.index && address.1.is_ipv4();
+        let present: Vec<IpNetwork> = addresses.iter().filter(here).map(|(_, address)| *address).collect();
+        for address in wanted.iter().filter(|address| !present.contains(address)) {
+            self.netlink.add_address(overlay.index, *address).await?;
+        }
+        for address in present.iter().filter(|address| !wanted.contains(address)) {
+            self.netlink.delete_address(overlay.index, *address).await?;
+        }
+        Ok(())
     }
 
     /// Removes the device, if it is there.

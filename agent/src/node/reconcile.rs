@@ -80,6 +80,9 @@ impl NodeTask {
             }
             None => None,
         };
+        if let Some(overlay) = &overlay {
+            self.address_overlay(overlay, node, &addresses).await?;
+        }
         let here = Here { node, overlay: overlay.as_ref(), vni: self.config.vni };
         for peer in &found {
             plan.add(here, peer);
