@@ -12,7 +12,7 @@ use crate::{
     context::Packet,
     lookup::Lookup,
     maps::flow_gate,
-    transport::{Kind, classify},
+    transport::{Kind, classify, quoted},
 };
 
 /// An entry is written again only when it is older than this, in nanoseconds.
@@ -47,9 +47,18 @@ fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     match classify(packet, base, ip) {
         Kind::Flow(key) if F::flow(&key).is_some() => STACK,
         Kind::Flow(_) => FREE,
-        Kind::IcmpError => ERROR,
-        Kind::Portless => PORTLESS,
+        Kind::IcmpError(subject) => judge_error::<F>(packet, subject),
+        // All of a packet's fragments go the same way, as whoever puts them together needs all.
+        Kind::FirstFragment(_) | Kind::Portless => PORTLESS,
     }
+}
+
+/// The stack has to see an ICMP error where it has to see the flow that it is about, or the flow's other direction.
+/// About others it knows nothing: netfilter would find the error invalid.
+#[inline(always)]
+fn judge_error<F: Lookup>(packet: &impl Packet, subject: usize) -> u64 {
+    let Some(key) = quoted::<F>(packet, subject) else { return ERROR };
+    if F::flow(&key).is_some() || F::flow(&key.reversed()).is_some() { ERROR } else { FREE }
 }
 
 /// Notes the pod-to-pod flow that the stack has made of another.
@@ -63,7 +72,9 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     if !is_pod::<F>(ip.destination()) || !is_pod::<F>(ip.source()) {
         return Err(PassReason::NotPod);
     }
-    let Kind::Flow(key) = classify(ctx, 0, ip) else { return Err(PassReason::Fragment) };
+    let (Kind::Flow(key) | Kind::FirstFragment(key)) = classify(ctx, 0, ip) else {
+        return Err(PassReason::Fragment);
+    };
     let key = key.reversed();
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
