@@ -15,10 +15,15 @@
 //! It drives binaries and the kernel only, so `xtask` can use it before anything for eBPF is installed.
 
 mod binaries;
+mod cells;
 pub mod lab;
 pub mod probe;
 mod run;
+pub mod services;
+mod topology;
 
 pub use binaries::Binaries;
+pub use cells::Cells;
 pub use lab::Lab;
 pub use run::{Finished, Run};
+pub use topology::Topology;

@@ -76,31 +76,13 @@ fn all_pairs_talk_through_ebpf_attached_by_clsact() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Even without duplicate address detection the kernel adds an IPv6 address's local route a moment later, from a work
-/// queue; a packet that comes before is lost.
-fn wait_until_receiving(pod: &Pod) -> anyhow::Result<()> {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
-    for address in pod.addresses().filter(|address| address.is_ipv6()) {
-        let line = format!("local {address} ");
-        while !pod.exec(["ip", "-6", "route", "show", "table", "local"])?.contains(&line) {
-            anyhow::ensure!(
-                std::time::Instant::now() < deadline,
-                "{} does not receive at {address}",
-                pod.label()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn all_pairs_talk_through_ebpf_over_ipv4_and_ipv6() -> anyhow::Result<()> {
     let lab = Lab::builder().nodes(2).ipv6(true).podlane(Binaries::find()?).build()?;
     for node in lab.nodes() {
         for pod in node.add_pods(&["a", "b"])? {
             assert_eq!(pod.addresses().filter(|address| address.is_ipv6()).count(), 1);
-            wait_until_receiving(&pod)?;
+            pod.wait_until_receiving()?;
         }
     }
     assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);

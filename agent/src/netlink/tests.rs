@@ -202,7 +202,7 @@ fn changes_are_announced() {
         seen(&mut changes, |change| matches!(change, Change::Address { .. })).await;
         let route = Route::to_device(net("10.244.1.2/32"), device);
         node.replace_route(&route).await.unwrap();
-        seen(&mut changes, |change| *change == Change::Route { ours: true }).await;
+        seen(&mut changes, |change| matches!(change, Change::Route { ours: true, .. })).await;
         node.replace_permanent_neighbour(device, ip("10.244.1.2"), POD_MAC).await.unwrap();
         seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device }).await;
         node.delete_link(device).await.unwrap();
@@ -270,6 +270,7 @@ fn a_flow_based_vxlan_device_is_created_and_recognised() {
             Err(error) => error,
         };
         assert!(is_errno(&error, Errno::EEXIST) || is_errno(&error, Errno::EADDRINUSE), "{error:#}");
+        assert!(error.to_string().contains("UDP port 8472 is taken"), "{error:#}");
     });
 }
 

@@ -42,22 +42,16 @@ impl Netlink {
             .mtu(mtu)
             .build();
         let result = self.handle.link().add(message).execute().await.map_err(to_io);
-        result.with_context(|| format!("creating the VXLAN device {name}"))?;
+        result
+            .with_context(|| format!("creating the VXLAN device {name}"))
+            .map_err(|error| taken(error, port))?;
         let link = self.link_by_name(name).await?;
         link.ok_or_else(|| anyhow!("device {name} vanished right after it was created"))
     }
 
     /// Brings a VXLAN device up, which is when it takes its UDP port.
     pub async fn set_vxlan_up(&self, link: &Link, port: u16) -> anyhow::Result<()> {
-        self.set_up(link.index).await.map_err(|error| {
-            if is_errno(&error, Errno::EADDRINUSE) || is_errno(&error, Errno::EEXIST) {
-                error.context(format!(
-                    "UDP port {port} is taken, perhaps by another VXLAN device: set vxlanPort to another one on every node"
-                ))
-            } else {
-                error
-            }
-        })
+        self.set_up(link.index).await.map_err(|error| taken(error, port))
     }
 
     /// Changes a device's MTU.
@@ -67,5 +61,16 @@ impl Netlink {
         result
             .map_err(to_io)
             .with_context(|| format!("setting the MTU of the device with index {index} to {mtu}"))
+    }
+}
+
+/// The kernel refuses a second flow-based device on a port when it is made or when it is brought up.
+fn taken(error: anyhow::Error, port: u16) -> anyhow::Error {
+    if is_errno(&error, Errno::EADDRINUSE) || is_errno(&error, Errno::EEXIST) {
+        error.context(format!(
+            "UDP port {port} is taken, perhaps by another VXLAN device: set vxlanPort to another one on every node"
+        ))
+    } else {
+        error
     }
 }

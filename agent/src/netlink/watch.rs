@@ -4,7 +4,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 
 use super::route::is_ours;
@@ -37,6 +38,8 @@ pub enum Change {
     Route {
         /// It is one of Podlane's.
         ours: bool,
+        /// Its destination is one address, as a local pod's is.
+        to_host: bool,
     },
     /// A neighbour was learnt, changed its state or was forgotten.
     Neighbour {
@@ -106,8 +109,15 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             Change::Address { ifindex: address.header.index }
         }
+        // The table of local addresses follows the addresses, which are announced themselves.
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)
+            if route.header.kind == RouteType::Local =>
+        {
+            return None;
+        }
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            Change::Route { ours: is_ours(route) }
+            let bits = if route.header.address_family == AddressFamily::Inet { 32 } else { 128 };
+            Change::Route { ours: is_ours(route), to_host: route.header.destination_prefix_length == bits }
         }
         RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
             Change::Neighbour { ifindex: neighbour.header.ifindex }

@@ -10,7 +10,9 @@ mod mtu;
 mod overlay;
 mod path;
 mod peers;
+mod plan;
 mod reconcile;
+mod ruleset;
 mod sysctl;
 mod uplinks;
 mod xdp;
@@ -37,7 +39,7 @@ use crate::{
     config::Config,
     datapath::Datapath,
     netlink::{Change, Netlink},
-    pods::NodeNetwork,
+    pods::{NodeNetwork, is_host_interface},
 };
 
 /// Changes come in bursts: a pass waits this long for the rest of one.
@@ -200,7 +202,13 @@ impl NodeTask {
     }
 }
 
-/// Neighbours learnt and forgotten are the kernel's business: the fast path resolves them itself.
-const fn matters(change: &Change) -> bool {
-    !matches!(change, Change::Neighbour { .. })
+/// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business: the fast path
+/// resolves them itself. Pods' own interfaces and routes are not this task's: a pass for every pod that comes would ask
+/// the kernel about every peer.
+fn matters(change: &Change) -> bool {
+    match change {
+        Change::Neighbour { .. } | Change::Route { ours: true, to_host: true } => false,
+        Change::Link { name, .. } => !is_host_interface(name),
+        Change::Address { .. } | Change::Route { .. } | Change::Lost => true,
+    }
 }

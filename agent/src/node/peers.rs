@@ -1,9 +1,6 @@
 //! The other nodes, and how packets reach them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -11,9 +8,7 @@ use serde::Serialize;
 use super::path::{self, Path, Policy, Way};
 use crate::{
     cluster::Node,
-    datapath::{PeerNextHop, PeerRoute},
-    netlink::{Encap, Link, Netlink, PEER_TABLE, Route, Rule},
-    pods::gateway,
+    netlink::{Link, Netlink},
 };
 
 /// How a peer is reached. Where its pod CIDRs are reached in different ways, the last of these that applies.
@@ -52,8 +47,8 @@ pub struct Peer {
 /// The paths to one peer's pod CIDRs.
 #[derive(Debug)]
 pub(super) struct PeerPaths<'a> {
-    node: &'a Node,
-    paths: Vec<(IpNetwork, Result<Path, String>)>,
+    pub(super) node: &'a Node,
+    pub(super) paths: Vec<(IpNetwork, Result<Path, String>)>,
 }
 
 impl<'a> PeerPaths<'a> {
@@ -83,132 +78,6 @@ impl<'a> PeerPaths<'a> {
     /// Whether a pod CIDR has none.
     pub(super) fn incomplete(&self) -> bool {
         self.paths.iter().any(|(_, path)| path.is_err())
-    }
-}
-
-/// What is to be installed for the peers.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) peers: Vec<Peer>,
-    /// For the programs.
-    pub(super) fast: BTreeMap<IpNetwork, PeerRoute>,
-    /// For the kernel.
-    pub(super) slow: Vec<Route>,
-    /// The kernel's next hops on the overlay device.
-    pub(super) neighbours: BTreeMap<IpAddr, [u8; 6]>,
-    /// Which packets ask Podlane's own routing table first.
-    pub(super) rules: BTreeSet<Rule>,
-    pub(super) problems: Vec<String>,
-}
-
-/// What a plan is made for: this node, and its overlay device where there is one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Here<'a> {
-    pub(super) node: &'a Node,
-    pub(super) overlay: Option<&'a Link>,
-    pub(super) vni: u32,
-}
-
-impl Plan {
-    /// Plans one peer's routes.
-    pub(super) fn add(&mut self, here: Here<'_>, found: &PeerPaths<'_>) {
-        let node = found.node;
-        let mut peer = Peer {
-            name: node.name.clone(),
-            addresses: node.addresses.clone(),
-            pod_cidrs: node.pod_cidrs.clone(),
-            state: PeerState::Direct,
-            next_hops: Vec::new(),
-            uplink: None,
-        };
-        let mut tunnelled = Vec::new();
-        for (cidr, path) in &found.paths {
-            let (hop, state) = match path {
-                Ok(Path::Direct(hop)) => (hop, PeerState::Direct),
-                Ok(Path::Routed(hop)) => (hop, PeerState::Routed),
-                Ok(Path::Tunnel(hop)) => (hop, PeerState::Tunnel),
-                Err(problem) => {
-                    peer.state = PeerState::Unreachable;
-                    self.problem(problem);
-                    continue;
-                }
-            };
-            peer.state = peer.state.max(state);
-            peer.uplink = Some(hop.uplink.name.clone());
-            if !peer.next_hops.contains(&hop.address) {
-                peer.next_hops.push(hop.address);
-            }
-            if state != PeerState::Tunnel {
-                let uplink = &hop.uplink;
-                let next_hop = PeerNextHop::Direct(hop.address);
-                self.fast.insert(*cidr, PeerRoute { ifindex: uplink.index, mtu: uplink.mtu, next_hop });
-                self.slow.push(Route::via(*cidr, hop.address, uplink.index));
-            } else if let (Some(overlay), Some(mac)) = (here.overlay, path::mac(&node.addresses)) {
-                let next_hop = PeerNextHop::Tunnel { node: hop.address, mac };
-                self.fast.insert(*cidr, PeerRoute { ifindex: overlay.index, mtu: overlay.mtu, next_hop });
-                self.tunnel(here, overlay, *cidr, hop.address, mac);
-                tunnelled.push((cidr.is_ipv4(), hop.address, overlay, mac));
-            } else {
-                // Why there is no device has been told.
-                peer.state = PeerState::Unreachable;
-            }
-        }
-        for (v4, outer, overlay, mac) in tunnelled {
-            self.own_addresses(here, node, v4, outer, overlay, mac);
-        }
-        self.peers.push(peer);
-    }
-
-    /// The kernel's route through the overlay. This node's own packets take the gateway's address as their source, so
-    /// that the answers come back through the overlay as well.
-    fn tunnel(&mut self, here: Here<'_>, overlay: &Link, to: IpNetwork, outer: IpAddr, mac: [u8; 6]) {
-        let cidrs = &here.node.pod_cidrs;
-        let own = cidrs.iter().find(|own| own.is_ipv4() == to.is_ipv4());
-        // IPv6 next hops are link-local; IPv4 ones are as well where the outer packet is IPv6.
-        let next_hop = if to.is_ipv4() && outer.is_ipv4() { outer } else { path::link_local(mac).into() };
-        self.neighbours.insert(next_hop, mac);
-        self.slow.push(Route {
-            on_link: true,
-            source: own.map(gateway),
-            encap: Some(Encap { remote: outer, vni: here.vni }),
-            ..Route::via(to, next_hop, overlay.index)
-        });
-    }
-
-    /// Packets from pods to the peer's own addresses go through the overlay too: the network between the nodes knows
-    /// no pod addresses, and may drop what comes from them.
-    fn own_addresses(
-        &mut self,
-        here: Here<'_>,
-        node: &Node,
-        v4: bool,
-        outer: IpAddr,
-        overlay: &Link,
-        mac: [u8; 6],
-    ) {
-        let sources: Vec<Rule> = here
-            .node
-            .pod_cidrs
-            .iter()
-            .filter(|cidr| cidr.is_ipv4() == v4)
-            .map(|cidr| Rule { from: *cidr })
-            .collect();
-        for address in node.addresses.iter().filter(|address| address.is_ipv4() == v4) {
-            if !sources.is_empty() {
-                self.tunnel(here, overlay, IpNetwork::from(*address), outer, mac);
-                if let Some(route) = self.slow.last_mut() {
-                    route.table = PEER_TABLE;
-                }
-                self.rules.extend(sources.iter().copied());
-            }
-        }
-    }
-
-    fn problem(&mut self, problem: &str) {
-        // Both families often have the same one.
-        if !self.problems.iter().any(|told| told == problem) {
-            self.problems.push(problem.to_owned());
-        }
     }
 }
 

@@ -15,7 +15,8 @@ use super::{
     masquerade::{Masquerade, remove_masquerade},
     mtu, overlay,
     path::{self, Path, Policy},
-    peers::{Here, PeerPaths, Plan, mac_collisions},
+    peers::{PeerPaths, mac_collisions},
+    plan::{Here, Plan},
     sysctl, uplinks,
 };
 use crate::{
@@ -216,7 +217,7 @@ impl NodeTask {
             .map(|route| route.clone().canonical())
             .map(|route| (place(&route), route))
             .collect();
-        let present = self.netlink.routes().await?;
+        let present: BTreeSet<Route> = self.netlink.routes().await?.into_iter().collect();
         for route in wanted.values() {
             if !present.contains(route)
                 && let Err(error) = self.netlink.replace_route(route).await

@@ -1,16 +1,22 @@
 //! The inside of a pod: its interface, addresses, routes and the gateway's neighbour entry.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use ipnetwork::IpNetwork;
+use tokio::time::{sleep, timeout};
 
 use super::host_network;
 use super::record::Record;
 use crate::failpoint;
 use crate::netlink::{Netlink, Route, namespace, offload};
 use crate::sysctl;
+
+/// How long the kernel may take to receive at a new IPv6 address: usually well below a millisecond.
+const LOCAL_ROUTE: Duration = Duration::from_secs(5);
 
 /// The pod's two routes for a lease: the gateway is on the device, everything else behind it.
 pub(super) fn routes(record: &Record, ifindex: u32) -> anyhow::Result<Vec<Route>> {
@@ -48,7 +54,24 @@ pub(super) async fn configure(record: &Record, netns: &File, pod: &Netlink) -> a
         pod.replace_route(&route).await?;
         failpoint::step("pod route entered");
     }
+    for address in record.addresses.iter().filter(|address| address.is_ipv6()) {
+        wait_until_received(pod, *address).await?;
+    }
     Ok(())
+}
+
+/// Even without duplicate address detection the kernel enters an IPv6 address's local route a moment later, from a work
+/// queue; the runtime, told that the pod is ready, would lose what it sends meanwhile.
+async fn wait_until_received(pod: &Netlink, address: IpAddr) -> anyhow::Result<()> {
+    let wait = async {
+        while !pod.is_local(address).await? {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    timeout(LOCAL_ROUTE, wait)
+        .await
+        .with_context(|| format!("the pod does not receive at {address} after {LOCAL_ROUTE:?}"))?
 }
 
 /// Before the interface is up: nobody has to be waited for, nobody advertises anything on it.

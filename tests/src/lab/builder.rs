@@ -9,7 +9,7 @@ use super::folder::Folder;
 use super::guard::Guard;
 use super::namespace::ip_batch;
 use super::node::Node;
-use super::wire::{Wire, finish_checksums, start_switch};
+use super::wire::{Middle, Mtus, Wire, finish_checksums, gateways, skip_address_detection, start_switch};
 use super::{Lab, Namespace, UPLINK, podlane};
 use crate::Binaries;
 
@@ -20,6 +20,8 @@ pub struct Builder {
     ipv6: bool,
     wire: Wire,
     mtu: u32,
+    middle_mtu: Option<u32>,
+    outside: bool,
     network: Network,
     pod_cidrs: Vec<(usize, Vec<IpNetwork>)>,
     agent_settings: Vec<(String, serde_norway::Value)>,
@@ -40,6 +42,8 @@ impl Default for Builder {
             ipv6: false,
             wire: Wire::default(),
             mtu: 1500,
+            middle_mtu: None,
+            outside: false,
             network: Network::None,
             pod_cidrs: Vec::new(),
             agent_settings: Vec::new(),
@@ -73,6 +77,20 @@ impl Builder {
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
+        self
+    }
+
+    /// The MTU of the link between the routers of [`Wire::Routed`] and [`Wire::Subnets`]; as the others by default.
+    #[must_use]
+    pub fn middle_mtu(mut self, mtu: u32) -> Self {
+        self.middle_mtu = Some(mtu);
+        self
+    }
+
+    /// Adds a host that is not of the cluster, 203.0.113.9 and 2001:db8::9, see [`Lab::outside`].
+    #[must_use]
+    pub fn outside(mut self) -> Self {
+        self.outside = true;
         self
     }
 
@@ -119,19 +137,28 @@ impl Builder {
             "a cable connects two nodes, not {}",
             self.nodes
         );
+        ensure!(!self.outside || self.wire != Wire::Cable, "a cable has no end for a host outside");
+        ensure!(
+            self.middle_mtu.is_none() || self.wire.has_routers(),
+            "there is no link in the middle of a {:?}",
+            self.wire
+        );
         let folder = Folder::create()?;
         // From here on the guard, or the next lab's sweep, cleans up after every error.
         let guard = Guard::start(folder.id())?;
         let nodes =
             (1..=self.nodes).map(|number| self.node(&folder, number)).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut lab = Lab { nodes, folder, guard: Some(guard), kept: false };
+        let outside = self.outside.then(|| Namespace::named(format!("pl{}-outside", folder.id())));
+        let mut lab = Lab { nodes, outside, folder, guard: Some(guard), kept: false };
         self.start_wire(&lab)
             .with_context(|| format!("making the nodes and the wire of lab {}", lab.id()))?;
         match self.network {
             Network::None => {}
             Network::Classic => super::classic::start(&mut lab)?,
             Network::Podlane { binaries, start } => {
-                podlane::prepare(&mut lab, &binaries, &self.agent_settings)?;
+                let routed = (self.wire == Wire::Routed).then(|| ("routed".to_owned(), true.into()));
+                let settings: Vec<_> = routed.into_iter().chain(self.agent_settings).collect();
+                podlane::prepare(&mut lab, &binaries, &settings)?;
                 if start {
                     lab.start_agents()?;
                 }
@@ -141,13 +168,17 @@ impl Builder {
     }
 
     fn node(&self, folder: &Folder, number: u8) -> anyhow::Result<Node> {
-        let mut addresses = vec![IpNetwork::new(Ipv4Addr::new(192, 168, 1, 10 + number).into(), 24)?];
+        let subnet = if self.wire.has_routers() { number } else { 1 };
+        let mut addresses = vec![IpNetwork::new(Ipv4Addr::new(192, 168, subnet, 10 + number).into(), 24)?];
         let mut pod_cidrs = vec![IpNetwork::V4(Ipv4Network::new(Ipv4Addr::new(10, 244, number, 0), 24)?)];
         if self.ipv6 {
             let hex = u16::from(number);
             // Read as decimal digits, so that node 12 is …::22 as well as ….22.
             let host = u16::from_str_radix(&(10 + number).to_string(), 16)?;
-            addresses.push(IpNetwork::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, host)), 64)?);
+            addresses.push(IpNetwork::new(
+                IpAddr::V6(Ipv6Addr::new(0xfd00, subnet.into(), 0, 0, 0, 0, 0, host)),
+                64,
+            )?);
             let prefix = Ipv6Addr::new(0xfd00, 0x244, hex, 0, 0, 0, 0, 0);
             pod_cidrs.push(IpNetwork::V6(Ipv6Network::new(prefix, 64)?));
         }
@@ -160,14 +191,22 @@ impl Builder {
     }
 
     fn start_wire(&self, lab: &Lab) -> anyhow::Result<()> {
-        let namespaces: Vec<_> = lab.nodes.iter().map(|node| node.namespace().clone()).collect();
-        let plan = self.wire.plan(lab.id(), &namespaces, self.mtu);
+        let mtus = Mtus { uplinks: self.mtu, middle: self.middle_mtu.unwrap_or(self.mtu) };
+        let plan = self.wire.plan(lab.id(), lab.nodes(), mtus, lab.outside.clone());
         ip_batch(&plan.creation)?;
+        let has_gateway = self.wire.has_routers() || self.outside;
         std::thread::scope(|scope| {
-            let switch = plan.switch.as_ref();
-            let switch = switch.map(|(switch, ports)| scope.spawn(|| start_switch(switch, ports, self.mtu)));
-            let nodes: Vec<_> = lab.nodes.iter().map(|node| scope.spawn(|| start_node(node))).collect();
-            for thread in switch.into_iter().chain(nodes) {
+            let mut threads: Vec<_> =
+                lab.nodes.iter().map(|node| scope.spawn(move || start_node(node, has_gateway))).collect();
+            threads.push(scope.spawn(|| match &plan.middle {
+                Middle::Nothing => Ok(()),
+                Middle::Switch(switch, ports) => start_switch(switch, ports, self.mtu),
+                Middle::Routers(routers) => routers.start(),
+            }));
+            if let Some((outside, lines)) = &plan.outside {
+                threads.push(scope.spawn(|| start_host(outside, lines.clone())));
+            }
+            for thread in threads {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             }
             Ok(())
@@ -175,17 +214,24 @@ impl Builder {
     }
 }
 
-fn start_node(node: &Node) -> anyhow::Result<()> {
+fn start_node(node: &Node, has_gateway: bool) -> anyhow::Result<()> {
     fs_err::create_dir_all(node.dir())?;
-    if node.addresses().any(|address| address.is_ipv6()) {
-        // Duplicate address detection would leave the node without a usable address for two seconds.
-        node.namespace().sysctl(&format!("net/ipv6/conf/{UPLINK}/accept_dad"), "0")?;
-    }
-    let mut lines = vec!["link set lo up".to_owned()];
-    lines.extend(node.networks().iter().map(|address| format!("address add {address} dev {UPLINK}")));
-    lines.push(format!("link set {UPLINK} up"));
-    node.namespace().ip(&lines)?;
     // A namespace starts with the machine's own setting. Turning it on is the pod network's duty.
     node.namespace().sysctl("net/ipv4/ip_forward", "0")?;
-    finish_checksums(node.namespace(), &[UPLINK.to_owned()])
+    let mut lines: Vec<_> =
+        node.networks().iter().map(|address| format!("address add {address} dev {UPLINK} nodad")).collect();
+    lines.push(format!("link set {UPLINK} up"));
+    if has_gateway {
+        let gateways = gateways(Some(node)).into_iter();
+        lines.extend(gateways.map(|gateway| format!("route add default via {} dev {UPLINK}", gateway.ip())));
+    }
+    start_host(node.namespace(), lines)
+}
+
+fn start_host(namespace: &Namespace, mut lines: Vec<String>) -> anyhow::Result<()> {
+    let uplink = [UPLINK.to_owned()];
+    skip_address_detection(namespace, &uplink)?;
+    lines.insert(0, "link set lo up".to_owned());
+    namespace.ip(&lines)?;
+    finish_checksums(namespace, &uplink)
 }

@@ -12,6 +12,7 @@ mod namespace;
 mod node;
 mod pod;
 mod podlane;
+mod router;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use self::guard::Guard;
 pub struct Lab {
     // Agents are reaped when the nodes go, which is after Drop made the guard kill them.
     nodes: Vec<Node>,
+    outside: Option<Namespace>,
     folder: Folder,
     guard: Option<Guard>,
     kept: bool,
@@ -67,6 +69,11 @@ impl Lab {
     /// If the lab has no such node.
     pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number - 1]
+    }
+
+    /// The host that is not of the cluster; an error in a lab without one.
+    pub fn outside(&self) -> anyhow::Result<&Namespace> {
+        self.outside.as_ref().context("the lab has no host outside: ask the builder for one")
     }
 
     /// All pods of all nodes, in order of nodes and names.

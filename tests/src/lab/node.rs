@@ -114,6 +114,13 @@ impl Node {
         at_once(names, |name| self.add_pod(name.as_ref()))
     }
 
+    /// The same, and waits until they receive at all their addresses.
+    pub fn ready_pods<const N: usize>(&self, names: [&str; N]) -> anyhow::Result<[Pod; N]> {
+        let pods = self.add_pods(&names)?;
+        pods.iter().try_for_each(Pod::wait_until_receiving)?;
+        <[Pod; N]>::try_from(pods).map_err(|pods| anyhow::anyhow!("{} pods instead of {N}", pods.len()))
+    }
+
     /// Attaches a sandbox.
     pub fn attach(&self, name: &str, sandbox: Sandbox) -> anyhow::Result<Pod> {
         let result = self.call("ADD", name, &sandbox)?.make()?.result();

@@ -1,6 +1,9 @@
 //! A pod: a network namespace that a CNI plugin attached to its node's network.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
 
 use super::{Namespace, Node, cni};
 use crate::Run;
@@ -90,6 +93,20 @@ impl Pod {
         let on_node =
             |interface: &&cni::Interface| interface.sandbox.as_deref().unwrap_or_default().is_empty();
         self.result.interfaces.iter().rfind(on_node).map(|interface| interface.name.as_str())
+    }
+
+    /// Waits until the pod receives at all its addresses: even without duplicate address detection the kernel adds an
+    /// IPv6 address's local route a moment later, from a work queue, and a packet that comes before is lost.
+    pub fn wait_until_receiving(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        for address in self.addresses().filter(IpAddr::is_ipv6) {
+            let line = format!("local {address} ");
+            while !self.exec(["ip", "-6", "route", "show", "table", "local"])?.contains(&line) {
+                ensure!(Instant::now() < deadline, "{} does not receive at {address}", self.label());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 
     /// A command to run in the pod.

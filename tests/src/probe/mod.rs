@@ -1,13 +1,19 @@
 //! Looks at what passes between pods.
 
 pub mod counters;
+pub mod icmp;
 pub mod iperf;
 pub mod latency;
+pub mod path;
 pub mod ping;
 pub mod pins;
 pub mod source;
 pub mod state;
 pub mod steady;
+pub mod tcp;
+pub mod traffic;
+pub mod udp;
+pub mod verdicts;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,17 +1,14 @@
 //! Whose address a server sees: without NAT, the client pod's own.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use anyhow::{Context as _, ensure};
-use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::{PairResult, probe_pairs};
+use super::path::Path;
+use super::{PairResult, probe_pairs, tcp};
 use crate::lab::{Namespace, Pod};
 
-const PATIENCE: Duration = Duration::from_secs(2);
 /// More than one segment, so that a broken checksum or MTU shows as well.
 const MESSAGE: [u8; 5000] = [0x42; 5000];
 
@@ -21,20 +18,9 @@ pub fn connect(
     server: &Namespace,
     address: IpAddr,
 ) -> anyhow::Result<((TcpStream, SocketAddr), TcpStream)> {
-    let listener = server.run(|| TcpListener::bind((address, 0)))?;
-    let listener = listener.with_context(|| format!("listening on {address} in {}", server.name()))?;
-    let target = listener.local_addr()?;
-    let outgoing = client.run(|| TcpStream::connect_timeout(&target, PATIENCE))?;
-    let outgoing = outgoing.with_context(|| format!("connecting to {target} from {}", client.name()))?;
-    // The handshake's last packet may still be on its way, or lost.
-    setsockopt(&listener, ReceiveTimeout, &TimeVal::milliseconds(PATIENCE.as_millis().try_into()?))?;
-    let accepted = listener.accept().with_context(|| format!("accepting a connection on {target}"))?;
-    for stream in [&accepted.0, &outgoing] {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-    }
-    Ok((accepted, outgoing))
+    let tcp::Connection { accepted, outgoing, .. } = tcp::connect(&Path::new(client, server, address))?;
+    let peer = accepted.peer_addr()?;
+    Ok(((accepted, peer), outgoing))
 }
 
 /// The client's address as a server at `address` sees it; some data passes as well.
