@@ -38,6 +38,8 @@ fn the_api_attaches_lists_checks_and_detaches() {
             namespace: None,
             pod: None,
             uid: None,
+            mac: None,
+            wanted: Default::default(),
         };
         let key = request.key();
 

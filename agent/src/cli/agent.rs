@@ -17,6 +17,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+use super::service;
 use crate::{
     api::{self, StatusSource},
     cluster::{ClusterSource as _, FileSource},
@@ -55,7 +56,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = config.node_name, "starting");
     // The socket first: it is what keeps two agents apart.
-    let socket = api::bind(&config.run_dir.join(api::SOCKET_NAME))?;
+    let socket_path = config.run_dir.join(api::SOCKET_NAME);
+    let socket = api::bind(&socket_path)?;
     crate::failpoint::look_in(&config.run_dir);
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {
@@ -97,7 +99,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = async {
         stopped.await.ok();
     };
-    let mut server = tokio::spawn(api::serve(socket, manager.clone(), status, shutdown));
+    let mut server = tokio::spawn(api::serve(socket, manager.clone(), status.clone(), shutdown));
+    let reporting = tokio::spawn(service::report(status, socket_path));
 
     let report = manager.restore().await.context("restoring the attachments")?;
     for problem in &report.problems {
@@ -113,6 +116,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut node => ended.context("the node task died")??,
         ended = &mut server => return ended.context("the API task died")?,
     }
+    service::stopping();
+    reporting.abort();
     source.abort();
     node.abort();
     stop.send(()).ok();

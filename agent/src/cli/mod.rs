@@ -2,6 +2,8 @@
 
 mod agent;
 mod cleanup;
+mod install_cni;
+mod service;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -24,6 +26,8 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Show the agent's state; exit status 0 is healthy, 1 is not, 2 is no agent
     Status(status::StatusArgs),
+    /// Make the container runtime call Podlane: write plugin and network configuration once the agent is ready
+    InstallCni(install_cni::InstallCniArgs),
     /// Remove every trace of Podlane from this node, its pods' interfaces included
     Cleanup(cleanup::CleanupArgs),
 }
@@ -49,6 +53,7 @@ impl Cli {
         match self.command {
             Command::Agent(args) => agent::run(args),
             Command::Status(args) => status::run(&args),
+            Command::InstallCni(args) => install_cni::run(&args),
             Command::Cleanup(args) => cleanup::run(&args),
         }
     }

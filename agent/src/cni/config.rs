@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::error::{Error, code};
 use super::version::Version;
+use super::wishes::Wishes;
 use crate::api::DEFAULT_SOCKET;
 use crate::pods::Key;
 
@@ -19,6 +20,10 @@ pub(super) struct Config {
     pub(super) socket: PathBuf,
     /// Passed through to results.
     pub(super) dns: Option<Value>,
+    /// The IPAM plugin; none for our own addresses.
+    pub(super) ipam: Option<String>,
+    /// What is wished for the pod.
+    pub(super) wishes: Wishes,
     /// What ADD returned, for CHECK and DEL.
     pub(super) previous: Option<Value>,
     /// For GC: the attachments that the runtime still knows.
@@ -59,8 +64,26 @@ impl Config {
             None => None,
             Some(list) => Some(valid_attachments(list)?),
         };
+        let ipam = match fields.get("ipam").filter(|ipam| !ipam.is_null()) {
+            None => None,
+            Some(Value::Object(ipam)) => {
+                string(ipam, "type")?.filter(|kind| !kind.is_empty()).map(str::to_owned)
+            }
+            Some(other) => {
+                return Err(Error::new(code::INVALID_CONFIG, format!("ipam must be an object, not {other}")));
+            }
+        };
+        let wishes = Wishes::of(&fields)?;
         let mut given = |field: &str| fields.remove(field).filter(|value| !value.is_null());
-        Ok(Self { version, socket, dns: given("dns"), previous: given("prevResult"), valid_attachments })
+        Ok(Self {
+            version,
+            socket,
+            dns: given("dns"),
+            ipam,
+            wishes,
+            previous: given("prevResult"),
+            valid_attachments,
+        })
     }
 
     /// The addresses of the previous result.
@@ -93,10 +116,6 @@ fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a s
 /// Settings of other plugins that would be ignored in silence otherwise.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), Error> {
     let refuse = |what: String, why: &str| Err(Error::new(code::UNSUPPORTED_FIELD, format!("{what}: {why}")));
-    if let Some(kind) = fields.get("ipam").and_then(|ipam| ipam.get("type")).filter(|kind| **kind != "") {
-        let why = "podlane hands out addresses itself, from the node's podCIDRs: remove ipam";
-        return refuse(format!("ipam.type {kind} is not supported"), why);
-    }
     if fields.get("ipMasq") == Some(&Value::Bool(true)) {
         return refuse("ipMasq true is not supported".to_owned(), "podlane does no NAT: remove it");
     }
@@ -147,11 +166,8 @@ mod tests {
             (r#"{"cniVersion":"1.0.0","name":"a b"}"#, code::INVALID_CONFIG, "a b"),
             (r#"{"cniVersion":"1.0.0","name":"p","socket":"s"}"#, code::INVALID_CONFIG, "absolute"),
             (r#"{"cniVersion":"1.0.0","name":"p","ipMasq":true}"#, code::UNSUPPORTED_FIELD, "ipMasq true"),
-            (
-                r#"{"cniVersion":"1.0.0","name":"p","ipam":{"type":"host-local"}}"#,
-                code::UNSUPPORTED_FIELD,
-                "ipam.type \"host-local\"",
-            ),
+            (r#"{"cniVersion":"1.0.0","name":"p","ipam":{"type":5}}"#, code::INVALID_CONFIG, "type"),
+            (r#"{"cniVersion":"1.0.0","name":"p","ipam":"x"}"#, code::INVALID_CONFIG, "ipam"),
             (
                 r#"{"cniVersion":"1.1.0","name":"p","cni.dev/valid-attachments":[{"containerID":"a"}]}"#,
                 code::INVALID_CONFIG,

@@ -3,14 +3,19 @@
 use super::error::{Error, code};
 use super::identifiers::{container_id, interface_name, invalid};
 use super::version::Version;
-use crate::pods::{AttachRequest, Key};
+use super::wishes::Wishes;
+use crate::pods::{AttachRequest, Key, Wanted};
 
 /// What to do, with what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    Add(AttachRequest),
+    /// The request lacks what the configuration has to say about it.
+    Add(Box<(AttachRequest, Wishes)>),
     Del(Key),
-    Check { key: Key, netns: String },
+    Check {
+        key: Key,
+        netns: String,
+    },
     Status,
     Gc,
     Version,
@@ -44,15 +49,19 @@ impl Command {
                 require(&["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])?;
                 let Key { container_id, if_name } = key()?;
                 let arguments = Arguments::parse(&text("CNI_ARGS"))?;
-                let Arguments { namespace, pod, uid } = arguments;
-                Ok(Self::Add(AttachRequest {
+                let Arguments { namespace, pod, uid, ip, mac } = arguments;
+                let wishes = Wishes::from_arguments(ip.as_deref(), mac.as_deref())?;
+                let request = AttachRequest {
                     container_id,
                     netns: text("CNI_NETNS"),
                     if_name,
                     namespace,
                     pod,
                     uid,
-                }))
+                    mac: None,
+                    wanted: Wanted::default(),
+                };
+                Ok(Self::Add(Box::new((request, wishes))))
             }
             // Without a network namespace as well: it may be gone, and runtimes say so by leaving it empty.
             "DEL" => {
@@ -76,7 +85,7 @@ impl Command {
             Self::Check { .. } => ("CHECK", Version::V0_4_0),
             Self::Status => ("STATUS", Version::V1_1_0),
             Self::Gc => ("GC", Version::V1_1_0),
-            Self::Add(_) | Self::Del(_) | Self::Version => return Ok(()),
+            Self::Add(..) | Self::Del(_) | Self::Version => return Ok(()),
         };
         if version >= since {
             return Ok(());
@@ -92,6 +101,8 @@ struct Arguments {
     namespace: Option<String>,
     pod: Option<String>,
     uid: Option<String>,
+    ip: Option<String>,
+    mac: Option<String>,
 }
 
 impl Arguments {
@@ -107,6 +118,8 @@ impl Arguments {
                 "K8S_POD_NAMESPACE" => arguments.namespace = value,
                 "K8S_POD_NAME" => arguments.pod = value,
                 "K8S_POD_UID" => arguments.uid = value,
+                "IP" => arguments.ip = value,
+                "MAC" => arguments.mac = value,
                 _ => {}
             }
         }
@@ -140,8 +153,10 @@ mod tests {
             namespace: Some("shop".to_owned()),
             pod: Some("cart".to_owned()),
             uid: Some("u".to_owned()),
+            mac: None,
+            wanted: Wanted::default(),
         };
-        assert_eq!(command, Ok(Command::Add(expected)));
+        assert_eq!(command, Ok(Command::Add(Box::new((expected, Wishes::default())))));
     }
 
     #[test]

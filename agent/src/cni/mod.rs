@@ -1,6 +1,7 @@
 //! The CNI protocol: what a runtime hands to `podlane-cni` and what it gets back. See `docs/cni.md`.
 
 mod config;
+mod delegate;
 mod environment;
 pub mod error;
 pub mod identifiers;
@@ -9,5 +10,6 @@ mod result;
 #[cfg(test)]
 mod tests;
 mod version;
+mod wishes;
 
 pub use error::{Error, code};

@@ -9,12 +9,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::config::Config;
+use super::delegate::Delegate;
 use super::environment::Command;
 use super::error::{Error, code};
 use super::result;
 use super::version::Version;
+use super::wishes::Wishes;
 use crate::api::client::{Client, Health};
-use crate::pods::{Key, PendingDeletes};
+use crate::pods::{AttachRequest, Key, PendingDeletes, Record};
 
 /// How often, and how far apart, a DEL is offered to an agent that is starting.
 const START_ATTEMPTS: u32 = 20;
@@ -32,12 +34,12 @@ pub struct Outcome {
 /// Runs one command.
 pub fn run(variable: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> Outcome {
     let mut text = String::new();
-    let outcome = Command::parse(variable).and_then(|command| {
+    let outcome = Command::parse(&variable).and_then(|command| {
         stdin.read_to_string(&mut text).map_err(|error| {
             Error::new(code::IO, "reading the network configuration from stdin failed")
                 .details(error.to_string())
         })?;
-        execute(&command, &text)
+        execute(&command, &text, &variable)
     });
     match outcome {
         Ok(None) => Outcome { stdout: String::new(), error: None },
@@ -57,7 +59,11 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> O
     }
 }
 
-fn execute(command: &Command, text: &str) -> Result<Option<Value>, Error> {
+fn execute(
+    command: &Command,
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Value>, Error> {
     if *command == Command::Version {
         // Answers whatever the runtime speaks, without an agent.
         let version = Config::version_of(text).unwrap_or(Version::FALLBACK);
@@ -66,25 +72,37 @@ fn execute(command: &Command, text: &str) -> Result<Option<Value>, Error> {
     }
     let config = Config::parse(text)?;
     command.ensure_in(config.version)?;
+    let ipam = config.ipam.as_ref().map(|kind| Delegate::find(kind, variable, text)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(code::IO, "starting the plugin's runtime failed").details(error.to_string())
     })?;
-    runtime.block_on(ask_agent(command, &config))
+    runtime.block_on(ask_agent(command, &config, ipam.as_ref()))
 }
 
-async fn ask_agent(command: &Command, config: &Config) -> Result<Option<Value>, Error> {
+async fn ask_agent(
+    command: &Command,
+    config: &Config,
+    ipam: Option<&Delegate>,
+) -> Result<Option<Value>, Error> {
     let agent = Client::new(&config.socket);
     match command {
-        Command::Add(request) => {
+        Command::Add(add) => {
+            let (request, wishes) = add.as_ref();
             if config.previous.is_some() {
                 let msg =
                     "prevResult is given: podlane-cni makes the pod's interface and must be the first plugin";
                 return Err(Error::new(code::INVALID_CONFIG, msg));
             }
-            let record = agent.attach(request).await?;
-            return Ok(Some(result::add(&record, config.version, config.dns.as_ref())));
+            let wishes = config.wishes.clone().or(wishes.clone());
+            let (record, dns) = attach(&agent, request.clone(), wishes, ipam).await?;
+            let dns = config.wishes.dns.as_ref().or(config.dns.as_ref()).or(dns.as_ref());
+            return Ok(Some(result::add(&record, config.version, dns)));
         }
-        Command::Del(key) => detach(&agent, &config.socket, key).await?,
+        Command::Del(key) => {
+            detach(&agent, &config.socket, key).await?;
+            // Afterwards: an address that another pod could get must not be the old one's any more.
+            pass(ipam, "DEL")?;
+        }
         Command::Check { key, netns } => {
             let previous = config.previous_addresses()?;
             let record = agent.check(key).await?;
@@ -102,12 +120,58 @@ async fn ask_agent(command: &Command, config: &Config) -> Result<Option<Value>, 
                 let msg = format!("CNI_NETNS is {netns}, but the pod was attached in {}", record.netns);
                 return Err(Error::new(code::DAMAGED, msg));
             }
+            pass(ipam, "CHECK")?;
         }
-        Command::Status => status(&agent).await?,
-        Command::Gc => collect_garbage(&agent, config).await?,
+        Command::Status => {
+            status(&agent).await?;
+            pass(ipam, "STATUS")?;
+        }
+        Command::Gc => {
+            collect_garbage(&agent, config).await?;
+            pass(ipam, "GC")?;
+        }
         Command::Version => {}
     }
     Ok(None)
+}
+
+fn pass(ipam: Option<&Delegate>, command: &str) -> Result<(), Error> {
+    ipam.map_or(Ok(()), |ipam| ipam.pass(command))
+}
+
+/// ADD, with addresses from the IPAM plugin if there is one. Also returns the DNS settings that it gave.
+async fn attach(
+    agent: &Client,
+    mut request: AttachRequest,
+    wishes: Wishes,
+    ipam: Option<&Delegate>,
+) -> Result<(Record, Option<Value>), Error> {
+    request.mac = wishes.mac;
+    let Some(ipam) = ipam else {
+        request.wanted.addresses = wishes.addresses.unwrap_or_default();
+        request.wanted.ranges = wishes.ranges.unwrap_or_default();
+        return Ok((agent.attach(&request).await?, None));
+    };
+    // An attachment that is there already has its addresses: the agent decides, and the plugin is not asked again.
+    match agent.check(&request.key()).await {
+        Err(Error { code: code::UNKNOWN_CONTAINER, .. }) => {}
+        Ok(_) | Err(Error { code: code::DAMAGED, .. }) => return Ok((agent.attach(&request).await?, None)),
+        Err(error) => return Err(error),
+    }
+    let given = ipam.add()?;
+    request.wanted.ipam = Some(ipam.kind().to_owned());
+    request.wanted.addresses = given.addresses;
+    match agent.attach(&request).await {
+        Ok(record) => Ok((record, given.dns)),
+        Err(error) => Err(match ipam.pass("DEL") {
+            Ok(()) => error,
+            Err(release) => {
+                let details =
+                    format!("{}; and giving its addresses back failed too: {release}", error.details);
+                error.details(details)
+            }
+        }),
+    }
 }
 
 async fn status(agent: &Client) -> Result<(), Error> {
@@ -171,7 +235,7 @@ async fn collect_garbage(agent: &Client, config: &Config) -> Result<(), Error> {
     };
     let valid: BTreeSet<_> = valid.iter().collect();
     let mut failures = Vec::new();
-    for key in agent.list().await?.iter().map(crate::pods::Record::key).filter(|key| !valid.contains(key)) {
+    for key in agent.list().await?.iter().map(Record::key).filter(|key| !valid.contains(key)) {
         if let Err(error) = agent.detach(&key).await {
             failures.push(error.to_string());
         }

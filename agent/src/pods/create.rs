@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use anyhow::Context as _;
 use nix::errno::Errno;
 
-use super::ipam::Lease;
+use super::ipam::{Lease, Refused};
 use super::record::{Record, State};
 use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
@@ -29,9 +29,14 @@ impl Inner {
         let pod = Netlink::in_namespace(netns.as_fd()).map_err(|error| failed(&request, &error))?;
         self.ensure_free(&request, &pod).await?;
 
-        let leases = lock(&self.ipam)
-            .reserve(&node)
-            .map_err(|full| Error::new(code::ADDRESSES_EXHAUSTED, full.to_string()))?;
+        let leases = lock(&self.ipam).reserve_wanted(&node, &request.wanted).map_err(|refused| {
+            let code = match refused {
+                Refused::Exhausted(_) | Refused::RangesFull { .. } => code::ADDRESSES_EXHAUSTED,
+                Refused::Taken(_) => code::CONFLICT,
+                Refused::Foreign { .. } | Refused::None(_) => code::INVALID_CONFIG,
+            };
+            Error::new(code, refused.to_string())
+        })?;
         failpoint::step("addresses reserved");
         let record = new_record(&request, &node, &leases);
         if let Err(error) = self.store.create(&record) {
@@ -211,11 +216,12 @@ fn new_record(request: &AttachRequest, node: &NodeNetwork, leases: &[Lease]) -> 
         uid: named(&request.uid),
         host_interface: names::host_interface(&key),
         host_if_index: 0,
-        mac: names::pod_mac(&key),
+        mac: request.mac.unwrap_or_else(|| names::pod_mac(&key)),
         host_mac: names::host_mac(&key),
         addresses: leases.iter().map(|lease| lease.address).collect(),
         gateways: leases.iter().map(|lease| lease.gateway).collect(),
         mtu: node.mtu,
+        ipam: request.wanted.ipam.clone(),
     }
 }
 

@@ -1,11 +1,15 @@
 //! Which pod address is next. Pure bookkeeping: the records on disk are the truth, this is rebuilt from them.
 
+mod wanted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use super::NodeNetwork;
+
+pub use wanted::{AddressRange, Refused, Wanted};
 
 /// A pod's address and the gateway that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, namespace};
 
 pub use fast_path::{FastPath, PodEndpoint};
-pub use ipam::gateway;
+pub use ipam::{AddressRange, Wanted, gateway};
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
 pub use pending::{PENDING_DELETES_DIR, PendingDeletes};

@@ -82,6 +82,9 @@ pub struct Record {
     pub gateways: Vec<IpAddr>,
     /// The MTU of both sides.
     pub mtu: u32,
+    /// The IPAM plugin that gave the addresses; none for our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam: Option<String>,
 }
 
 impl Record {
@@ -240,6 +243,7 @@ pub(super) fn sample(container_id: &str) -> Record {
         addresses: vec!["10.244.1.2".parse().unwrap()],
         gateways: vec!["10.244.1.1".parse().unwrap()],
         mtu: 1500,
+        ipam: None,
     }
 }
 

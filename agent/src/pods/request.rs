@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::ipam::Wanted;
+use super::mac::Mac;
 use super::record::Key;
 use super::{Inner, NodeNetwork};
 use crate::cni::identifiers::{container_id, interface_name, invalid};
@@ -32,6 +34,12 @@ pub struct AttachRequest {
     /// The pod's UID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The Ethernet address for the pod, instead of one that follows from its identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Wishes for the pod's addresses.
+    #[serde(default, flatten)]
+    pub wanted: Wanted,
 }
 
 impl AttachRequest {
@@ -45,6 +53,12 @@ impl AttachRequest {
         interface_name(&self.if_name)?;
         if !self.netns.starts_with('/') {
             return Err(invalid("CNI_NETNS", &self.netns, "it must be an absolute path"));
+        }
+        if let Some(mac) = self.mac
+            && (mac.0 == [0; 6] || mac.0[0] & 1 == 1)
+        {
+            let msg = format!("mac {mac} cannot be an interface's: it is a group's address, or empty");
+            return Err(Error::new(code::INVALID_CONFIG, msg));
         }
         // `ip link` shows them; the kernel takes 255 bytes.
         let alias = self.namespace.as_ref().map_or(0, String::len) + self.pod.as_ref().map_or(0, String::len);

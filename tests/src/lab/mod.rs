@@ -2,6 +2,7 @@
 
 mod agent;
 mod builder;
+pub mod chain;
 mod classic;
 pub mod cluster;
 pub mod cni;

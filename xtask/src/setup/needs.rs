@@ -13,7 +13,7 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 7] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
@@ -25,6 +25,12 @@ pub(crate) const TOOLS: [Tool; 7] = [
         why: "the agent masquerades pods' packets to the outside with it",
     },
     Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
+    Tool {
+        command: "/usr/lib/cni/host-local",
+        package: "containernetworking-plugins",
+        why: "the plugins that tests chain to podlane-cni",
+    },
+    Tool { command: "iptables", package: "iptables", why: "portmap, in those chains, works by it" },
 ];
 
 /// The tools of `cargo xtask kernels`.

@@ -84,6 +84,8 @@ fn request(id: &str, netns: &OwnedFd) -> AttachRequest {
         namespace: Some("shop".to_owned()),
         pod: Some("cart".to_owned()),
         uid: None,
+        mac: None,
+        wanted: Default::default(),
     }
 }
 
