@@ -54,7 +54,7 @@ pub enum Kind<A> {
 }
 
 /// Length of the header of an ICMP error (RFC 792, RFC 4443); the packet that it is about follows.
-const ICMP_LEN: usize = 8;
+pub const ICMP_LEN: usize = 8;
 
 /// Tells a packet's kind.
 #[inline(always)]

@@ -67,28 +67,26 @@ impl NodeTask {
         Ok(link)
     }
 
-    /// Gives the overlay device the node's IPv4 gateway addresses, which `lo` has as well, and takes others away. Nothing
-    /// is sent from them by this; but on a device without an address even loose `rp_filter` drops what comes from a source
-    /// that is reached another way (`__fib_validate_source`), such as a peer node that answers for one of its pods.
+    /// Gives the device the node's IPv4 gateway addresses, as `lo` has them: on a device without any, the kernel takes
+    /// `rp_filter=2` for 1, and drops what comes from a node's own address.
     pub(super) async fn address_overlay(
         &self,
         overlay: &Link,
         node: &Node,
         addresses: &[(u32, IpNetwork)],
     ) -> anyhow::Result<()> {
-        let wanted: Vec<IpNetwork> = node
-            .pod_cidrs
-            .iter()
-            .filter(|cidr| cidr.is_ipv4())
-            .map(|cidr| IpNetwork::from(gateway(cidr)))
-            .collect();
-        let here = |address: &&(u32, IpNetwork)| address.0 == overlay.index && address.1.is_ipv4();
-        let present: Vec<IpNetwork> = addresses.iter().filter(here).map(|(_, address)| *address).collect();
-        for address in wanted.iter().filter(|address| !present.contains(address)) {
-            self.netlink.add_address(overlay.index, *address).await?;
+        let wanted: Vec<IpAddr> = node.pod_cidrs.iter().filter(|cidr| cidr.is_ipv4()).map(gateway).collect();
+        let present = || {
+            addresses
+                .iter()
+                .filter(|(index, network)| *index == overlay.index && network.is_ipv4())
+                .map(|(_, network)| network.ip())
+        };
+        for address in wanted.iter().filter(|address| !present().any(|present| present == **address)) {
+            self.netlink.add_address(overlay.index, IpNetwork::from(*address)).await?;
         }
-        for address in present.iter().filter(|address| !wanted.contains(address)) {
-            self.netlink.delete_address(overlay.index, *address).await?;
+        for former in present().filter(|address| !wanted.contains(address)) {
+            self.netlink.delete_address(overlay.index, IpNetwork::from(former)).await?;
         }
         Ok(())
     }

@@ -80,9 +80,6 @@ impl NodeTask {
             }
             None => None,
         };
-        if let Some(overlay) = &overlay {
-            self.address_overlay(overlay, node, &addresses).await?;
-        }
         let here = Here { node, overlay: overlay.as_ref(), vni: self.config.vni };
         for peer in &found {
             plan.add(here, peer);
@@ -94,6 +91,7 @@ impl NodeTask {
         );
         // The slow path first: the fast path is never the only one.
         if let Some(overlay) = &overlay {
+            self.address_overlay(overlay, node, &addresses).await?;
             self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems).await?;
         }
         self.write_routes(&plan.slow, &mut plan.problems).await?;
