@@ -1,0 +1,41 @@
+#!/bin/sh
+# Removes everything the lab $1 made, and nothing else. With `guard` as $2, first waits for its owner to die:
+# the owner holds the other end of standard input, which the kernel closes whatever ended it.
+# The lab's own Drop, its guard, the sweep of stale labs and `cargo xtask demo --remove` all come here.
+set -u
+id=$1
+dir=/run/podlane-lab/$id
+
+if [ "${2-}" = guard ]; then
+  cat >/dev/null
+  [ -e "$dir/kept" ] && exit 0
+fi
+
+# One at a time: the owner lets go of the lock before it asks, a stale lab's is free.
+[ -e "$dir/lock" ] || exit 0
+exec 9<"$dir/lock"
+flock 9
+[ -e "$dir/lock" ] || exit 0
+
+namespaces=$(ip netns list | sed -n "s/^\(pl$id-[^ ]*\).*/\1/p")
+
+# A process may start another while it is killed, so look again until there is none.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  pids=$(for namespace in $namespaces; do ip netns pids "$namespace"; done 2>/dev/null)
+  [ -n "$pids" ] || break
+  kill -9 $pids 2>/dev/null
+  sleep 0.02
+done
+
+for namespace in $namespaces; do
+  echo "netns delete $namespace"
+done | ip -force -batch -
+
+# Pinned programs and maps go with their file system.
+while read -r _ mount _; do
+  case $mount in
+    "$dir"/*) umount -l "$mount" ;;
+  esac
+done </proc/mounts
+
+rm -rf --one-file-system "$dir"
