@@ -74,7 +74,7 @@ fn a_cluster_file_without_this_node_is_refused_by_its_name() -> anyhow::Result<(
     let mut cluster = lab.cluster();
     cluster.nodes.remove(0);
     lab.write_cluster(&cluster)?;
-    refusal(lab.node(1), &["node1", "cluster.yaml"])
+    refusal(lab.node(1), &["node1", "not in the cluster", "nodeName"])
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use podlane_tests::lab::{Wire, ids, remove};
 use podlane_tests::probe::{counters, failures, latency, ping, source};
 use podlane_tests::{Lab, Run};
@@ -47,29 +48,43 @@ fn a_dropped_lab_leaves_nothing() {
     assert_eq!(traces(&id).unwrap(), Vec::<String>::new());
 }
 
-#[test]
-fn a_lab_whose_owner_is_killed_leaves_nothing() {
+/// Kills a process that owns a lab with that pod network; gives what the lab had made, and what is left of it.
+fn kill_owner(network: &str) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let mut owner = Command::new(env!("CARGO_BIN_EXE_hold-lab"))
+        .arg(network)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn()?;
     let mut id = String::new();
-    BufReader::new(owner.stdout.take().unwrap()).read_line(&mut id).unwrap();
+    BufReader::new(owner.stdout.take().context("no standard output")?).read_line(&mut id)?;
     let id = id.trim().to_owned();
-    assert!(!id.is_empty(), "the owner could not make a lab");
+    ensure!(!id.is_empty(), "the owner could not make a lab");
 
     // A process of somebody else's in one of the namespaces must not keep the lab alive.
-    let mut guest = Command::new("nsenter")
-        .args([&format!("--net=/run/netns/pl{id}-node1-a"), "--", "sleep", "1000"])
-        .spawn()
-        .unwrap();
-    assert!(traces(&id).unwrap().len() >= 5, "{:?}", traces(&id).unwrap());
+    let netns = format!("--net=/run/netns/pl{id}-node1-a");
+    let mut guest = Command::new("nsenter").args([&netns, "--", "sleep", "1000"]).spawn()?;
+    let made = traces(&id)?;
+    owner.kill()?;
+    owner.wait()?;
+    let left = traces_in_the_end(&id)?;
+    ensure!(!guest.wait()?.success(), "the guest was not killed");
+    Ok((made, left))
+}
 
-    owner.kill().unwrap();
-    owner.wait().unwrap();
-    assert_eq!(traces_in_the_end(&id).unwrap(), Vec::<String>::new());
-    assert!(!guest.wait().unwrap().success());
+#[test]
+fn a_lab_whose_owner_is_killed_leaves_nothing() {
+    let (made, left) = kill_owner("classic").unwrap();
+    // Four namespaces, the folder, guest and guard.
+    assert!(made.len() >= 6, "{made:?}");
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn a_lab_with_agents_whose_owner_is_killed_leaves_nothing() {
+    let (made, left) = kill_owner("podlane").unwrap();
+    let count = |what: &str| made.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((count("podlane agent"), count(" bpf rw")), (2, 2), "{made:?}");
+    assert_eq!(left, Vec::<String>::new());
 }
 
 #[test]

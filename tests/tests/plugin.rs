@@ -66,14 +66,22 @@ fn a_pod_whose_namespace_vanished_can_be_deleted() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_same_add_twice_is_refused_and_the_pod_keeps_talking() -> anyhow::Result<()> {
+fn an_add_repeated_as_its_answer_was_lost_gives_the_same_answer() -> anyhow::Result<()> {
     let lab = one_node()?;
     let node = lab.node(1);
     let pod = node.add_pod("a")?;
     let before = state::of(node)?;
-    node.pod_call("ADD", &pod)?.make()?.failure()?;
+    let again = node.pod_call("ADD", &pod)?.make()?.result()?;
+    assert_eq!(again.ips[0].address, pod.result().ips[0].address);
     assert_eq!(state::of(node)?, before);
-    ping::ping(pod.namespace(), pod.gateway())
+    ping::ping(pod.namespace(), pod.gateway())?;
+    // But not if the pod is another one.
+    let other = node.make_sandbox("other")?;
+    let netns = other.namespace.path();
+    let failure = node.pod_call("ADD", &pod)?.with("CNI_NETNS", netns.to_string_lossy()).make()?.failure()?;
+    assert!(failure.text().contains("attached already"), "{failure:?}");
+    assert_eq!(state::of(node)?, before);
+    Ok(())
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Pods on three nodes reach each other at their own addresses: on the fast path, and without it.
 
 use podlane_tests::lab::{Pod, Wire};
-use podlane_tests::probe::{counters, failures, ping, pins, source};
+use podlane_tests::probe::{counters, failures, ping, pins, source, state};
 use podlane_tests::{Binaries, Lab};
 
 fn three_nodes_three_pods_each() -> anyhow::Result<Lab> {
@@ -60,13 +60,31 @@ fn all_pairs_talk_through_ebpf_attached_by_clsact() -> anyhow::Result<()> {
     for node in lab.nodes() {
         node.add_pods(&["a", "b"])?;
     }
+    let programs = state::attached(lab.node(1))?;
+    let count = |hook: &str| programs.iter().filter(|(name, _)| name.contains(hook)).count();
+    assert_eq!((count("from_pod"), count("from_wire")), (2, 1), "{programs:?}");
     assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);
-    let programs = podlane_tests::probe::state::attached(lab.node(1))?;
-    assert_eq!(programs.iter().filter(|(name, _)| name.contains("from_pod")).count(), 2, "{programs:?}");
-    assert!(
-        programs.iter().any(|(name, device)| name.contains("from_wire") && device == "uplink"),
-        "{programs:?}"
-    );
+
+    // A restart attaches nothing twice, and clean-up leaves nothing attached.
+    let before = state::of(lab.node(1))?;
+    lab.node(1).agent()?.restart()?;
+    assert_eq!(state::of(lab.node(1))?, before);
+    assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);
+    lab.node(1).agent()?.stop()?;
+    lab.node(1).agent()?.cli(["cleanup"])?.success()?;
+    assert_eq!(state::attached(lab.node(1))?, []);
+    Ok(())
+}
+
+#[test]
+fn all_pairs_talk_through_ebpf_over_ipv4_and_ipv6() -> anyhow::Result<()> {
+    let lab = Lab::builder().nodes(2).ipv6(true).podlane(Binaries::find()?).build()?;
+    for node in lab.nodes() {
+        for pod in node.add_pods(&["a", "b"])? {
+            assert_eq!(pod.addresses().filter(|address| address.is_ipv6()).count(), 1);
+        }
+    }
+    assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);
     Ok(())
 }
 

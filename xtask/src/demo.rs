@@ -89,7 +89,8 @@ fn demonstrate(keep: bool) -> Result<Report> {
     let performance = performance::compare(&podlane, &classic, &steps)?;
     let (by_podlane, by_classic) = (forwarded.since(&podlane)?, classic_forwarded.since(&classic)?);
     checks.push(checks::nothing_forwarded(&podlane, &by_podlane, &by_classic));
-    steps.step("Removing what was built", || {
+    let removing = if keep { "Removing the classic network" } else { "Removing both networks" };
+    steps.step(removing, || {
         drop(classic);
         drop(podlane);
         Ok(())

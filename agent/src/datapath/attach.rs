@@ -111,8 +111,9 @@ pub(super) fn is_attached(
     links: &Path,
 ) -> anyhow::Result<bool> {
     if mode == AttachMode::Clsact {
-        // The kernel's filter list names programs by id only in a dump that aya does not offer: trust the device.
-        return Ok(nix::net::if_::if_nametoindex(interface).is_ok());
+        // The kernel's filter list names programs by id only in a dump that aya does not offer: not known. Attaching
+        // once more replaces this agent's own filter, and brings back one that somebody has removed.
+        return Ok(false);
     }
     Ok(pin_path(links, hook, interface).exists() && runs(program, interface)?)
 }

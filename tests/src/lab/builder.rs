@@ -177,12 +177,12 @@ impl Builder {
 
 fn start_node(node: &Node) -> anyhow::Result<()> {
     fs_err::create_dir_all(node.dir())?;
-    let mut lines = vec!["link set lo up".to_owned()];
-    for address in node.networks() {
-        // Duplicate address detection would delay IPv6 by two seconds.
-        let nodad = if address.is_ipv6() { " nodad" } else { "" };
-        lines.push(format!("address add {address} dev {UPLINK}{nodad}"));
+    if node.addresses().any(|address| address.is_ipv6()) {
+        // Duplicate address detection would leave the node without a usable address for two seconds.
+        node.namespace().sysctl(&format!("net/ipv6/conf/{UPLINK}/accept_dad"), "0")?;
     }
+    let mut lines = vec!["link set lo up".to_owned()];
+    lines.extend(node.networks().iter().map(|address| format!("address add {address} dev {UPLINK}")));
     lines.push(format!("link set {UPLINK} up"));
     node.namespace().ip(&lines)?;
     // A namespace starts with the machine's own setting. Turning it on is the pod network's duty.

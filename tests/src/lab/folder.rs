@@ -95,16 +95,13 @@ pub fn remove(id: &str) -> anyhow::Result<()> {
     let path = Path::new(ROOT).join(id);
     ensure!(
         !id.is_empty() && !id.contains('/') && path.is_dir(),
-        "there is no lab {id}; there are: {}",
-        ids()?.join(", "),
+        "there is no lab {id:?}; {}",
+        match &ids()?[..] {
+            [] => "there is none at all".to_owned(),
+            ids => format!("there are {}", ids.join(", ")),
+        },
     );
-    // A folder that somebody made by hand, or whose owner died right at its creation.
-    let lock = File::options().create(true).append(true).open(path.join("lock"))?;
-    ensure!(
-        !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
-        "lab {id} is in use: the process that made it still runs",
-    );
-    drop(lock);
+    ensure!(!is_locked(&path), "lab {id} is in use: the process that made it still runs");
     run_removal(id)
 }
 
@@ -122,12 +119,18 @@ fn stale_labs() -> anyhow::Result<Vec<String>> {
     for id in ids()? {
         let path = Path::new(ROOT).join(&id);
         // A lab that vanishes right now is none of ours.
-        let owned = File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
-        if !owned && !path.join("kept").exists() && path.exists() {
+        if !is_locked(&path) && !path.join("kept").exists() && path.exists() {
             stale.push(id);
         }
     }
     Ok(stale)
+}
+
+/// Whether a lab has an owner, or somebody removes it right now. Without a lock it is not more than a folder.
+fn is_locked(path: &Path) -> bool {
+    // Shared: two that look at the same time don't take each other for its owner.
+    let is_held = |lock: File| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
+    File::open(path.join("lock")).is_ok_and(is_held)
 }
 
 /// `bytes` random bytes in lower-case hex.

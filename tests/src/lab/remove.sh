@@ -11,11 +11,17 @@ if [ "${2-}" = guard ]; then
   [ -e "$dir/kept" ] && exit 0
 fi
 
+# The lock goes last: without it there is nothing but the folder.
+remove_folder() {
+  rm -rf --one-file-system "$dir"
+  exit
+}
+
 # One at a time: the owner lets go of the lock before it asks, a stale lab's is free.
-[ -e "$dir/lock" ] || exit 0
-exec 9<"$dir/lock"
+[ -e "$dir/lock" ] || remove_folder
+command exec 9<"$dir/lock" || remove_folder
 flock 9
-[ -e "$dir/lock" ] || exit 0
+[ -e "$dir/lock" ] || remove_folder
 
 namespaces=$(ip netns list | sed -n "s/^\(pl$id-[^ ]*\).*/\1/p")
 
@@ -38,4 +44,5 @@ while read -r _ mount _; do
   esac
 done </proc/mounts
 
-rm -rf --one-file-system "$dir"
+find "$dir" -xdev -mindepth 1 ! -path "$dir/lock" -delete
+remove_folder

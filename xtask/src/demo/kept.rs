@@ -15,6 +15,8 @@ pub(super) struct KeptLab {
     pod_namespace: PathBuf,
     run_dir: PathBuf,
     bpf_dir: PathBuf,
+    /// A pinned link for each program on each device.
+    links: PathBuf,
     /// The pinned map of the pods.
     pods_map: PathBuf,
     cluster_file: PathBuf,
@@ -35,6 +37,7 @@ impl KeptLab {
             node_namespace: namespace,
             run_dir: agent.run_dir(),
             bpf_dir,
+            links: pods_map.with_file_name("links"),
             pods_map,
             cluster_file: lab.cluster_file(),
             podlane: binaries.podlane.clone(),
@@ -55,7 +58,8 @@ impl KeptLab {
         let entries = [
             ("A shell in pod a of node1", enter(&self.pod_namespace, "bash")),
             ("From there to a pod of node2", enter(&self.pod_namespace, "ping 10.244.2.2")),
-            ("The programs and the devices they hang on", enter(&self.node_namespace, "bpftool net")),
+            ("The programs and the devices they hang on", format!("ls {}", self.links.display())),
+            ("The same, with bpftool 7.3 or later", enter(&self.node_namespace, "bpftool net")),
             ("The agent's view of the cluster", enter(&self.node_namespace, &status)),
             (
                 "The pods of node1, as the programs see them",
