@@ -14,6 +14,7 @@
 //!
 //! It drives binaries and the kernel only, so `xtask` can use it before anything for eBPF is installed.
 
+pub mod bench;
 mod binaries;
 pub mod lab;
 pub mod probe;

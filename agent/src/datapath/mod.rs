@@ -32,6 +32,10 @@ use crate::pods::{FastPath, PodEndpoint};
 /// The programs as the build has compiled them, aligned as the ELF reader wants it.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
 
+/// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
+/// carry them.
+pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
+
 /// How to open the datapath.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -183,12 +187,20 @@ impl FastPath for Datapath {
 /// # Errors
 /// As [`Datapath::open`].
 pub fn load_unpinned() -> anyhow::Result<Ebpf> {
+    load_unpinned_sized(256, 8192)
+}
+
+/// As [`load_unpinned`], with maps for so many pods and peer pod CIDRs.
+///
+/// # Errors
+/// As [`Datapath::open`].
+pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
     let options = Options {
         bpf_dir: PathBuf::new(),
         attach: AttachSetting::Auto,
         log_drops: false,
-        max_pods: 256,
-        max_routes: 8192,
+        max_pods,
+        max_routes,
     };
     let mut ebpf = load(None, &options)?;
     load_programs(&mut ebpf)?;
