@@ -16,6 +16,7 @@
 
 pub mod bench;
 mod binaries;
+pub mod contender;
 pub mod lab;
 pub mod probe;
 mod run;

@@ -32,7 +32,8 @@ fn main() -> Result<()> {
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     // The namespace, and everything in it, ends with this thread's process.
     let worker = thread::spawn(move || -> Result<Programs> {
-        unshare(CloneFlags::CLONE_NEWNET).context("the benches need root, for a network namespace and BPF")?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("the benches need root, for a network namespace and BPF")?;
         stay_on_one_cpu()?;
         let mut programs = Programs::default();
         for load in LOADS {

@@ -80,7 +80,8 @@ impl Path {
     /// What `restore4` or `restore6` need to know.
     pub fn scenario(&self, load: Load, macs: Macs) -> Scenario {
         let packet = self.packet(load, macs);
-        let word = |at: usize| u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+        let word =
+            |at: usize| u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
         Scenario {
             counter: 0,
             flow_mask: load.flows - 1,
@@ -113,11 +114,15 @@ impl Path {
             End::Client => at(local_pod(0, self.ipv6)),
             End::Outside if self.ipv6 => at(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
             End::Outside => at(Ipv4Addr::new(192, 0, 2, 1).into()),
-            End::LocalPods => Series { count: count(load.pods - 1), step_host: 1, ..at(local_pod(1, self.ipv6)) },
+            End::LocalPods => {
+                Series { count: count(load.pods - 1), step_host: 1, ..at(local_pod(1, self.ipv6)) }
+            }
             End::RemotePods if self.ipv6 => {
                 Series { count: count(load.nodes), step_prefix: 0x1_0000, ..at(remote_pod(0, true)) }
             }
-            End::RemotePods => Series { count: count(load.nodes), step_host: 256, ..at(remote_pod(0, false)) },
+            End::RemotePods => {
+                Series { count: count(load.nodes), step_host: 256, ..at(remote_pod(0, false)) }
+            }
         }
     }
 }
@@ -145,7 +150,8 @@ fn words(address: IpAddr) -> [u32; 4] {
     match address {
         IpAddr::V4(address) => [0, 0, 0, u32::from(address)],
         IpAddr::V6(address) => {
-            let word = |shift: u32| u32::try_from(u128::from(address) >> shift & u128::from(u32::MAX)).unwrap();
+            let word =
+                |shift: u32| u32::try_from(u128::from(address) >> shift & u128::from(u32::MAX)).unwrap();
             [word(96), word(64), word(32), word(0)]
         }
     }

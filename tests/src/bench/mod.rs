@@ -1,5 +1,10 @@
-//! What the benches are made of: figures, generators, and what a contender must show before it is measured.
+//! What the benches are made of: figures, and generators of packets between two ends of a contender.
 
+pub mod bulk;
+pub mod connections;
+pub mod packets;
+mod pin;
+pub mod ping_pong;
 mod row;
 
 pub use row::{ProgramSize, Programs, Row, Samples};
