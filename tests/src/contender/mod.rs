@@ -8,11 +8,15 @@ mod routed;
 mod wire;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use crate::lab::{Lab, Namespace, Wire};
-use crate::{Binaries, lab};
+use crate::{Binaries, lab, probe};
+
+/// Longer than duplicate address detection takes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A way to connect pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,13 +142,30 @@ impl Contender {
             Kind::Wire => node_endpoint(lab.node(1)),
             _ => client.clone(),
         };
-        Ok(Self {
+        let built = Self {
             kind,
             netfilter,
             same_node: Pair { client, server },
             across_nodes: Pair { client: across_client, server: far },
             lab,
-        })
+        };
+        built.wait_reachable()?;
+        Ok(built)
+    }
+
+    /// The plugins of containernetworking answer before their gateways' IPv6 addresses are usable.
+    fn wait_reachable(&self) -> Result<()> {
+        for pair in [&self.same_node, &self.across_nodes] {
+            for address in &pair.server.addresses {
+                let deadline = Instant::now() + PATIENCE;
+                while let Err(error) = probe::ping::ping(&pair.client.namespace, *address) {
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends packets both ways and looks where they passed; says what was seen.

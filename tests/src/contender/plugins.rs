@@ -15,7 +15,7 @@ pub(super) fn bridge(lab: Builder) -> Result<Lab> {
     with_plugin(lab, |node| {
         json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "bridge",
-            "bridge": "cni0", "isDefaultGateway": true, "ipam": ipam(node),
+            "bridge": "cni0", "isGateway": true, "ipam": ipam(node),
         })
     })
 }

@@ -12,12 +12,22 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 6] = [
+pub(crate) const TOOLS: [Tool; 8] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
     Tool { command: "iperf3", package: "iperf3", why: "measures throughput between pods" },
     Tool { command: "ethtool", package: "ethtool", why: "switches checksum offload off on the lab's wires" },
+    Tool {
+        command: "iptables-nft-restore",
+        package: "iptables",
+        why: "gives the benches' nodes a typical node's netfilter rules",
+    },
+    Tool {
+        command: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "is measured against",
+    },
     Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
 ];
 
