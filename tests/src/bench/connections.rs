@@ -2,11 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use super::pin;
+use super::process::Process;
 use crate::contender::Pair;
 
 const REQUEST: [u8; 64] = [0x42; 64];
@@ -21,21 +23,27 @@ pub fn rate(pair: &Pair, ipv6: bool, count: u32) -> Result<f64> {
     let listener = pair.server.namespace.run(|| TcpListener::bind((address, 0)))?;
     let listener = listener.with_context(|| format!("listening on {address}"))?;
     let target = listener.local_addr()?;
-    let server = std::thread::spawn(move || serve(&listener, count));
+    let socket = listener.as_raw_fd();
+    // SAFETY: system calls on a descriptor that the child inherits.
+    let _server = unsafe { Process::start(|| while serve_one(socket) {}) }?;
     let time = pair.client.namespace.run(|| ask(target, count))?.context("the asking end")?;
-    server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("the serving end")?;
     Ok(f64::from(count) / time.as_secs_f64())
 }
 
-fn serve(listener: &TcpListener, count: u32) -> Result<()> {
-    pin::to_one_cpu()?;
-    for _ in 0..count {
-        let (mut stream, _) = listener.accept()?;
-        let mut buffer = REQUEST;
-        stream.read_exact(&mut buffer)?;
-        stream.write_all(&buffer)?;
+/// Accepts a connection, answers its request and closes it; false where nothing comes any more.
+fn serve_one(listener: RawFd) -> bool {
+    let mut buffer = REQUEST;
+    // SAFETY: plain system calls; the buffer outlives them.
+    unsafe {
+        let stream = libc::accept(listener, std::ptr::null_mut(), std::ptr::null_mut());
+        if stream < 0 {
+            return false;
+        }
+        let length = libc::read(stream, buffer.as_mut_ptr().cast(), buffer.len());
+        let answered = usize::try_from(length)
+            .is_ok_and(|length| libc::write(stream, buffer.as_ptr().cast(), length) == length.cast_signed());
+        libc::close(stream) == 0 && answered
     }
-    Ok(())
 }
 
 fn ask(target: SocketAddr, count: u32) -> Result<Duration> {

@@ -5,6 +5,7 @@ pub mod connections;
 pub mod packets;
 mod pin;
 pub mod ping_pong;
+mod process;
 mod row;
 
 pub use row::{ProgramSize, Programs, Row, Samples};

@@ -4,12 +4,16 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Confines the calling thread to the last CPU that its process may use.
+/// Confines the calling thread to [`one_cpu`].
 pub(super) fn to_one_cpu() -> Result<()> {
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread)?;
+    sched_setaffinity(Pid::from_raw(0), &one_cpu()?).context("confining a thread to one CPU")
+}
+
+/// The last CPU that the calling thread may use.
+pub(super) fn one_cpu() -> Result<CpuSet> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     let mut one = CpuSet::new();
     one.set(last.context("this thread may use no CPU")?)?;
-    sched_setaffinity(this_thread, &one).context("confining a thread to one CPU")
+    Ok(one)
 }

@@ -1,12 +1,14 @@
-//! Round trips of one small message at a time, by two threads that share a CPU.
+//! Round trips of one small message at a time, by two processes that share a CPU.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use super::pin;
+use super::process::Process;
 use crate::contender::Pair;
 use crate::probe::source::connect;
 
@@ -30,7 +32,8 @@ pub struct RoundTrips {
 pub fn tcp(pair: &Pair, ipv6: bool, rounds: usize) -> Result<RoundTrips> {
     let address = pair.server.address(ipv6).context("the server has no address of that family")?;
     let ((accepted, _), outgoing) = connect(&pair.client.namespace, &pair.server.namespace, address)?;
-    measure(rounds, Tcp(outgoing), Tcp(accepted))
+    let echo = Process::echo(accepted.as_fd())?;
+    measure(rounds, &echo, Tcp(outgoing))
 }
 
 /// With UDP datagrams; a lost one is an error.
@@ -39,7 +42,8 @@ pub fn tcp(pair: &Pair, ipv6: bool, rounds: usize) -> Result<RoundTrips> {
 /// Where a datagram does not arrive.
 pub fn udp(pair: &Pair, ipv6: bool, rounds: usize) -> Result<RoundTrips> {
     let (client, server) = udp_sockets(pair, ipv6)?;
-    measure(rounds, Udp(client), Udp(server))
+    let echo = Process::echo(server.as_fd())?;
+    measure(rounds, &echo, Udp(client))
 }
 
 /// Two UDP sockets, connected to each other.
@@ -85,22 +89,12 @@ impl End for Udp {
     }
 }
 
-fn measure(rounds: usize, mut client: impl End, mut server: impl End) -> Result<RoundTrips> {
-    let total = WARM_UP + rounds;
-    let mut times = std::thread::scope(|scope| {
-        let echo = scope.spawn(move || -> Result<()> {
+fn measure(rounds: usize, _echo: &Process, mut client: impl End) -> Result<RoundTrips> {
+    let asker = std::thread::scope(|scope| {
+        let asker = scope.spawn(|| -> Result<Vec<Duration>> {
             pin::to_one_cpu()?;
             let mut buffer = MESSAGE;
-            for _ in 0..total {
-                server.receive(&mut buffer)?;
-                server.send(&buffer)?;
-            }
-            Ok(())
-        });
-        let asker = scope.spawn(move || -> Result<Vec<Duration>> {
-            pin::to_one_cpu()?;
-            let mut buffer = MESSAGE;
-            (0..total)
+            (0..WARM_UP + rounds)
                 .map(|_| {
                     let start = Instant::now();
                     client.send(&MESSAGE)?;
@@ -109,13 +103,9 @@ fn measure(rounds: usize, mut client: impl End, mut server: impl End) -> Result<
                 })
                 .collect()
         });
-        let times = asker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let echoed = echo.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let times = times.context("a round trip")?;
-        echoed.context("the echoing end")?;
-        anyhow::Ok(times)
-    })?
-    .split_off(WARM_UP);
+        asker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let mut times = asker.context("a round trip")?.split_off(WARM_UP);
     times.sort_unstable();
     let at = |index: usize| times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6);
     Ok(RoundTrips { p50: at(times.len() / 2), p99: at(times.len() * 99 / 100) })
