@@ -11,12 +11,12 @@ use core::mem::size_of;
 use aya_ebpf::{
     bindings::{
         BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
+        bpf_redir_neigh__bindgen_ty_1, xdp_action,
     },
-    btf_maps::{Array, HashMap, ProgramArray},
+    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray},
     helpers::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh, bpf_redirect_peer},
-    macros::{btf_map, classifier},
-    programs::TcContext,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use dataplane_common::{
     Ip4, PodEntry,
@@ -75,9 +75,8 @@ fn floor_fib(ctx: TcContext) -> i32 {
         lookup.ifindex = (*ctx.skb.skb).ifindex;
     }
     // SAFETY: the parameters live on the stack for the call, and their length is theirs.
-    let found = unsafe {
-        fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size_of::<bpf_fib_lookup>() as i32, 0)
-    };
+    let found =
+        unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size_of::<bpf_fib_lookup>() as i32, 0) };
     if found != 0 {
         return TC_ACT_SHOT;
     }
@@ -93,6 +92,34 @@ fn floor_fib(ctx: TcContext) -> i32 {
     }
 }
 
+/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and lets its device receive it.
+#[xdp]
+fn inject4(ctx: XdpContext) -> u32 {
+    let Some(scene) = next() else { return xdp_action::XDP_ABORTED };
+    let start = ctx.data();
+    if start + 36 > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let packet = start as *mut u8;
+    // SAFETY: offsets below the 36 bytes that are there.
+    unsafe { write_head4(packet, scene) };
+    xdp_action::XDP_PASS
+}
+
+/// Frames that arrived at a pod.
+#[btf_map]
+static arrived: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Counts and drops.
+#[classifier]
+fn drop_all(_ctx: TcContext) -> i32 {
+    if let Some(count) = arrived.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element.
+        unsafe { *count += 1 };
+    }
+    TC_ACT_SHOT
+}
+
 /// Restores an IPv4 packet and runs the target.
 #[classifier]
 fn restore4(ctx: TcContext) -> i32 {
@@ -104,11 +131,7 @@ fn restore4(ctx: TcContext) -> i32 {
     let packet = start as *mut u8;
     // SAFETY: offsets below the 36 bytes that are there.
     unsafe {
-        write_macs(packet, scene);
-        packet.add(22).cast::<u32>().write(scene.hop);
-        packet.add(26).cast::<u32>().write(host_word(&scene.source, scene.counter));
-        packet.add(30).cast::<u32>().write(host_word(&scene.destination, scene.counter));
-        packet.add(34).cast::<u16>().write(port(scene));
+        write_head4(packet, scene);
         target.tail_call(&ctx, 0);
     }
     TC_ACT_SHOT
@@ -148,6 +171,20 @@ fn next() -> Option<&'static Scenario> {
     unsafe {
         (*scene).counter = (*scene).counter.wrapping_add(1);
         Some(&*scene)
+    }
+}
+
+/// # Safety
+/// `packet` has 36 bytes.
+#[inline(always)]
+unsafe fn write_head4(packet: *mut u8, scene: &Scenario) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        write_macs(packet, scene);
+        packet.add(22).cast::<u32>().write(scene.hop);
+        packet.add(26).cast::<u32>().write(host_word(&scene.source, scene.counter));
+        packet.add(30).cast::<u32>().write(host_word(&scene.destination, scene.counter));
+        packet.add(34).cast::<u16>().write(port(scene));
     }
 }
 

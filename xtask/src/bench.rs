@@ -83,7 +83,7 @@ fn measure(plan: &Plan, binaries: &Path, programs: &Path, out: &Path, network: b
     report.rows = measured.rows;
     if network {
         heading("Contenders");
-        let measured = network::measure(&Binaries::in_dir(binaries)?, plan)?;
+        let measured = network::measure(&Binaries::in_dir(binaries)?, programs, plan)?;
         report.contenders = measured.contenders;
         report.rows.extend(measured.rows);
     }

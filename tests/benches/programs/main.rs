@@ -1,8 +1,9 @@
 //! What each program costs: nanoseconds per packet on each of its paths, by `BPF_PROG_TEST_RUN`.
 //!
 //! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
-//! error. With `--quick`, fewer rounds.
+//! error. With `--quick`, fewer rounds. With `forward`, see [`forward`], it prints one number.
 
+mod forward;
 mod measure;
 mod node;
 mod path;
@@ -27,6 +28,11 @@ const LOADS: [Load; 4] = [
 ];
 
 fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("forward") {
+        println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
+        return Ok(());
+    }
     // Cargo adds `--bench` of its own.
     let quick = std::env::args().any(|argument| argument == "--quick");
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
@@ -51,7 +57,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn stay_on_one_cpu() -> Result<()> {
+pub(crate) fn stay_on_one_cpu() -> Result<()> {
     let mut cpu = CpuSet::new();
     let cpus = thread::available_parallelism()?.get();
     cpu.set(cpus - 1)?;

@@ -1,6 +1,7 @@
 //! The contenders take turns: whatever else the machine does hits all of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +11,7 @@ use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
+use super::programs;
 use crate::progress::seconds;
 
 /// What was measured, and between whom.
@@ -53,7 +55,7 @@ impl Topology {
     }
 }
 
-pub(super) fn measure(binaries: &Binaries, plan: &Plan) -> Result<Measured> {
+pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Result<Measured> {
     let begun = Instant::now();
     let mut contenders = Vec::new();
     let mut proofs = Vec::new();
@@ -71,7 +73,7 @@ pub(super) fn measure(binaries: &Binaries, plan: &Plan) -> Result<Measured> {
     }
     eprintln!("   all of them stand: {}", seconds(begun.elapsed()));
 
-    let mut samples = Turns { plan, contenders: &contenders, samples: BTreeMap::new() };
+    let mut samples = Turns { plan, programs, contenders: &contenders, samples: BTreeMap::new() };
     for round in 1..=plan.rounds {
         samples.latencies_and_packets()?;
         progress("round trips, connections, packets", round, plan.rounds, begun);
@@ -90,6 +92,7 @@ fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
 
 struct Turns<'a> {
     plan: &'a Plan,
+    programs: &'a Path,
     contenders: &'a [Contender],
     samples: BTreeMap<Key, Samples>,
 }
@@ -124,6 +127,7 @@ impl Turns<'_> {
                 Ok(())
             })?;
         }
+        self.forwarding()?;
         let rate = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
             take("tcp-connections", connections::rate(pair, ipv6, plan.connections)?);
             Ok(())
@@ -133,6 +137,21 @@ impl Turns<'_> {
         } else {
             self.each_ipv4("connections", |take, pair| rate(take, pair, false))
         }
+    }
+
+    /// Into a pod across nodes, without sockets.
+    fn forwarding(&mut self) -> Result<()> {
+        for (index, contender) in self.contenders.iter().enumerate() {
+            // Frames that are in no tunnel, to something that a node forwards to.
+            if matches!(contender.kind, Kind::Wire | Kind::Vxlan) {
+                continue;
+            }
+            let rate = programs::forwarding(self.programs, contender, self.plan.frames)
+                .with_context(|| format!("forwarding alone, {}", contender.label()))?;
+            let key = (index, Topology::AcrossNodes, false, "forwarding-pps");
+            self.samples.entry(key).or_default().0.push(rate);
+        }
+        Ok(())
     }
 
     fn transfers(&mut self) -> Result<()> {
@@ -231,7 +250,7 @@ impl Turns<'_> {
 fn unit(metric: &str) -> &'static str {
     match metric {
         "tcp-connections" => "connections/s",
-        "udp-64-pps" | "udp-1400-pps" => "packets/s",
+        "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" => "packets/s",
         "tcp-1-throughput" | "tcp-8-throughput" => "Gbit/s",
         "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
         _ => "µs",

@@ -13,6 +13,8 @@ pub(super) struct Plan {
     pub(super) connections: u32,
     /// How long packets are sent for in a sample.
     pub(super) packets: Duration,
+    /// Frames in a sample of forwarding alone.
+    pub(super) frames: u32,
     /// Samples of bulk transfers.
     pub(super) bulk_rounds: usize,
     /// How long each takes.
@@ -28,6 +30,7 @@ impl Plan {
         round_trips: 1500,
         connections: 400,
         packets: Duration::from_millis(50),
+        frames: 64 * 500,
         bulk_rounds: 1,
         bulk_seconds: 1,
         all_with_ipv6: false,
@@ -38,6 +41,7 @@ impl Plan {
         round_trips: 4000,
         connections: 1000,
         packets: Duration::from_millis(100),
+        frames: 64 * 4000,
         bulk_rounds: 5,
         bulk_seconds: 2,
         all_with_ipv6: true,

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use podlane_tests::bench::Programs;
+use podlane_tests::contender::{Contender, Endpoint};
 
 use super::plan::Plan;
 
@@ -21,4 +22,21 @@ pub(super) fn measure(bench: &Path, plan: &Plan) -> Result<Programs> {
         .with_context(|| format!("starting {}", bench.display()))?;
     ensure!(output.status.success(), "{} failed ({})", bench.display(), output.status);
     serde_json::from_slice(&output.stdout).context("reading what the bench of the programs printed")
+}
+
+/// Frames per second from the wire into a pod on the other node.
+pub(super) fn forwarding(bench: &Path, contender: &Contender, frames: u32) -> Result<f64> {
+    let pair = &contender.across_nodes;
+    let address = |endpoint: &Endpoint| endpoint.address(false).map(|address| address.to_string());
+    let (source, destination) =
+        address(&pair.client).zip(address(&pair.server)).context("no IPv4 address")?;
+    let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
+    let output = Command::new(bench)
+        .args(["forward", from, node, pair.server.namespace.name(), &source, &destination])
+        .arg(frames.to_string())
+        .output()
+        .with_context(|| format!("starting {}", bench.display()))?;
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{} forward: {}", bench.display(), error.trim());
+    said.trim().parse().with_context(|| format!("{} forward printed {said:?}", bench.display()))
 }

@@ -27,11 +27,12 @@ pub(super) struct Report {
 }
 
 /// The columns of the tables: metric, heading, decimals, both topologies.
-const COLUMNS: [(&str, &str, usize); 7] = [
+const COLUMNS: [(&str, &str, usize); 8] = [
     ("tcp-rtt-p50", "TCP RTT µs", 2),
     ("udp-rtt-p50", "UDP RTT µs", 2),
     ("udp-64-pps", "UDP 64 B/s", 0),
     ("udp-64-overhead", "over wire ns", 0),
+    ("forwarding-pps", "forwarded/s", 0),
     ("tcp-connections", "connections/s", 0),
     ("tcp-1-throughput", "TCP Gbit/s", 1),
     ("tcp-8-throughput", "8 × TCP Gbit/s", 1),
