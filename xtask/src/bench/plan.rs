@@ -28,13 +28,13 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
-        labs: 1,
-        rounds: 9,
+        labs: 2,
+        rounds: 5,
         round_trips: 1500,
         connections: 400,
         packets: Duration::from_millis(50),
         frames: 64 * 500,
-        bulk_rounds: 2,
+        bulk_rounds: 1,
         bulk_seconds: 1,
         all_with_ipv6: false,
     };

@@ -1,41 +1,55 @@
-//! The performance section of the README, from `bench.json`.
+//! Figures in Markdown files, from `bench.json`: the README's performance section, the tables of docs/performance.md.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 
 use super::report::{Report, label};
+use super::targets::Target;
 
-const BEGIN: &str = "<!-- performance: begin (written by `cargo xtask bench --readme README.md`) -->";
-const END: &str = "<!-- performance: end -->";
+/// The blocks that a file may have, each between markers of its name: the README's summary, and everything.
+const SUMMARY: &str = "performance";
+const FIGURES: &str = "figures";
 
-/// Replaces what stands between the markers; a file without them gets them at its end.
+/// Replaces what stands between the markers; a file without any gets the summary at its end.
 pub(super) fn write(file: &Path, report: &Report) -> Result<()> {
-    let text = if file.exists() { fs_err::read_to_string(file)? } else { String::new() };
-    let replaced = replace(&text, &section(report)?)
-        .with_context(|| format!("{} has one of the markers, not both: {BEGIN} and {END}", file.display()))?;
-    fs_err::write(file, replaced)?;
-    eprintln!("Wrote the performance section of {}.", file.display());
+    let mut text = if file.exists() { fs_err::read_to_string(file)? } else { String::new() };
+    let has_figures = text.contains(&begin(FIGURES));
+    if has_figures {
+        text = replace(&text, FIGURES, &figures(report)?)?;
+    }
+    if !has_figures || text.contains(&begin(SUMMARY)) {
+        text = replace(&text, SUMMARY, &summary(report)?)?;
+    }
+    fs_err::write(file, text)?;
+    eprintln!("Wrote the figures of {}.", file.display());
     Ok(())
 }
 
-fn replace(text: &str, section: &str) -> Option<String> {
-    let block = format!("{BEGIN}\n{section}{END}");
-    match (text.find(BEGIN), text.find(END)) {
-        (Some(begin), Some(end)) if begin < end => {
-            Some(format!("{}{block}{}", &text[..begin], &text[end + END.len()..]))
+fn begin(block: &str) -> String {
+    format!("<!-- {block}: begin (written by `cargo xtask bench --readme FILE`) -->")
+}
+
+fn end(block: &str) -> String {
+    format!("<!-- {block}: end -->")
+}
+
+fn replace(text: &str, block: &str, content: &str) -> Result<String> {
+    let (begin, end) = (begin(block), end(block));
+    let new = format!("{begin}\n{content}{end}");
+    match (text.find(&begin), text.find(&end)) {
+        (Some(from), Some(to)) if from < to => {
+            Ok(format!("{}{new}{}", &text[..from], &text[to + end.len()..]))
         }
-        (None, None) => Some(format!(
-            "{}{block}\n",
-            if text.is_empty() { String::new() } else { format!("{}\n\n", text.trim_end()) }
-        )),
-        _ => None,
+        (None, None) if text.is_empty() => Ok(format!("{new}\n")),
+        (None, None) => Ok(format!("{}\n\n{new}\n", text.trim_end())),
+        _ => bail!("only one of two markers is there, or the last comes first: {begin} and {end}"),
     }
 }
 
 /// Contender, without and with a typical node's netfilter rules.
-fn section(report: &Report) -> Result<String> {
+fn summary(report: &Report) -> Result<String> {
     let mut text = String::new();
     writeln!(text, "\nMedians of one run, IPv4; round trips in µs, both ends on one CPU.\n")?;
     writeln!(
@@ -76,27 +90,54 @@ fn section(report: &Report) -> Result<String> {
     Ok(text)
 }
 
+/// All targets, and what each program costs.
+fn figures(report: &Report) -> Result<String> {
+    let mut text = format!(
+        "\n{}, `{}` at commit {}: {}, {}.\n\n",
+        report.date, report.command, report.commit, report.machine, report.kernel
+    );
+    writeln!(text, "| | target | reached | |\n|---|--:|--:|---|")?;
+    for Target { name, target, value, met } in &report.targets {
+        let value = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
+        writeln!(text, "| {name} | {target} | {value} | {} |", if *met { "✔" } else { "✘" })?;
+    }
+    writeln!(text, "\nNanoseconds per packet over an empty program (flows, local pods, peer nodes):\n")?;
+    writeln!(text, "{}", report.programs_markdown())?;
+    writeln!(text, "| program | instructions | bytes of machine code |\n|---|--:|--:|")?;
+    for size in &report.programs {
+        writeln!(text, "| {} | {} | {} |", size.program, size.instructions, size.jited_bytes)?;
+    }
+    for topology in ["same-node", "across-nodes"] {
+        writeln!(text, "\nPod to pod, {topology}, IPv4, medians:\n\n{}", report.network_markdown(topology))?;
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{BEGIN, END, replace};
+    use super::{begin, end, replace};
+
+    fn block(content: &str) -> String {
+        format!("{}\n{content}{}", begin("x"), end("x"))
+    }
 
     #[test]
     fn only_what_stands_between_the_markers_changes() {
-        let text = format!("# A\n\n{BEGIN}\nold\n{END}\n\n## B\n");
-        let new = replace(&text, "new\n").unwrap();
-        assert_eq!(new, format!("# A\n\n{BEGIN}\nnew\n{END}\n\n## B\n"));
-        assert_eq!(replace(&new, "new\n").unwrap(), new);
+        let text = format!("# A\n\n{}\n\n## B\n", block("old\n"));
+        let new = replace(&text, "x", "new\n").unwrap();
+        assert_eq!(new, format!("# A\n\n{}\n\n## B\n", block("new\n")));
+        assert_eq!(replace(&new, "x", "new\n").unwrap(), new);
     }
 
     #[test]
     fn a_file_without_markers_gets_them_at_its_end() {
-        assert_eq!(replace("# A\n", "new\n").unwrap(), format!("# A\n\n{BEGIN}\nnew\n{END}\n"));
-        assert_eq!(replace("", "new\n").unwrap(), format!("{BEGIN}\nnew\n{END}\n"));
+        assert_eq!(replace("# A\n", "x", "new\n").unwrap(), format!("# A\n\n{}\n", block("new\n")));
+        assert_eq!(replace("", "x", "new\n").unwrap(), format!("{}\n", block("new\n")));
     }
 
     #[test]
     fn half_a_pair_of_markers_is_an_error() {
-        assert_eq!(replace(&format!("{END}{BEGIN}"), "new"), None);
-        assert_eq!(replace(BEGIN, "new"), None);
+        assert!(replace(&format!("{}{}", end("x"), begin("x")), "x", "new").is_err());
+        assert!(replace(&begin("x"), "x", "new").is_err());
     }
 }

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{
+    Cell, CellAlignment, ContentArrangement, Table,
+    presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED},
+};
 use podlane_tests::bench::{ProgramSize, Row};
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +91,16 @@ impl Report {
         text + &format!("\nTargets:\n\n{}\n", self.targets_table())
     }
 
+    /// The table of a topology, for Markdown.
+    pub(super) fn network_markdown(&self, topology: &str) -> String {
+        markdown(self.network_table(topology))
+    }
+
+    /// The table of the programs, for Markdown.
+    pub(super) fn programs_markdown(&self) -> String {
+        markdown(self.programs_table())
+    }
+
     fn network_table(&self, topology: &str) -> Table {
         let mut table =
             empty_table(["".to_owned()].into_iter().chain(COLUMNS.map(|column| column.1.to_owned())));
@@ -106,7 +119,7 @@ impl Report {
         loads.sort_unstable();
         loads.dedup();
         let headings =
-            loads.iter().map(|(flows, pods, nodes)| format!("{flows} flows\n{pods} pods\n{nodes} nodes"));
+            loads.iter().map(|(flows, pods, nodes)| format!("{flows} flows, {pods} pods, {nodes} nodes"));
         let mut table = empty_table(["Program and path".to_owned()].into_iter().chain(headings));
         let over: Vec<&Row> = self.rows.iter().filter(|row| row.metric == "over-empty-program").collect();
         let mut ways: Vec<_> = Vec::new();
@@ -177,6 +190,11 @@ pub(super) fn find(
 /// Flows, pods and nodes of a program's row.
 fn load(row: &Row) -> Option<(u32, u32, u32)> {
     Some((row.flows?, row.pods?, row.nodes?))
+}
+
+fn markdown(mut table: Table) -> String {
+    table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    format!("{table}\n")
 }
 
 fn number(text: String) -> Cell {
