@@ -76,12 +76,31 @@ fn all_pairs_talk_through_ebpf_attached_by_clsact() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Even without duplicate address detection the kernel adds an IPv6 address's local route a moment later, from a work
+/// queue; a packet that comes before is lost.
+fn wait_until_receiving(pod: &Pod) -> anyhow::Result<()> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
+    for address in pod.addresses().filter(|address| address.is_ipv6()) {
+        let line = format!("local {address} ");
+        while !pod.exec(["ip", "-6", "route", "show", "table", "local"])?.contains(&line) {
+            anyhow::ensure!(
+                std::time::Instant::now() < deadline,
+                "{} does not receive at {address}",
+                pod.label()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn all_pairs_talk_through_ebpf_over_ipv4_and_ipv6() -> anyhow::Result<()> {
     let lab = Lab::builder().nodes(2).ipv6(true).podlane(Binaries::find()?).build()?;
     for node in lab.nodes() {
         for pod in node.add_pods(&["a", "b"])? {
             assert_eq!(pod.addresses().filter(|address| address.is_ipv6()).count(), 1);
+            wait_until_receiving(&pod)?;
         }
     }
     assert_eq!(probe_all(&lab, &lab.pod_pairs())?, [0, 0]);
@@ -128,13 +147,14 @@ fn pods_nodes_and_gateways_answer_each_other() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_address_of_the_pod_cidr_that_no_pod_has_is_unreachable_at_once() -> anyhow::Result<()> {
+fn an_address_of_the_pod_cidr_that_no_pod_has_is_unreachable() -> anyhow::Result<()> {
     let lab = Lab::builder().nodes(2).podlane(Binaries::find()?).build()?;
     let pod = lab.node(1).add_pod("a")?;
     for target in ["10.244.1.200", "10.244.2.200"] {
-        let ping = pod.command(["ping", "-n", "-c", "1", "-W", "10", target]).finish()?;
+        // The kernel answers by a limited rate, so not each of them.
+        let ping = pod.command(["ping", "-n", "-c", "5", "-i", "0.3", "-W", "1", target]).finish()?;
         assert_ne!(ping.code, Some(0), "{}", ping.stdout);
-        // The answer of a router, rather than ten seconds of silence.
+        // A router's answer, rather than silence.
         assert!(ping.stdout.contains("Unreachable"), "{target}: {}", ping.stdout);
     }
     Ok(())
