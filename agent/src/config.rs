@@ -1,12 +1,15 @@
 //! The agent's settings: flags, then the environment, then the config file, then defaults. `docs/configuration.md`
 //! documents every key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::datapath::AttachSetting;
+use crate::datapath::{AttachSetting, XdpMode};
 
 /// Where the config file is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/podlane/config.yaml";
@@ -59,6 +62,35 @@ pub struct Settings {
     #[arg(long, env = "PODLANE_MAX_ROUTES", value_name = "N")]
     pub max_routes: Option<u32>,
 
+    /// How many flows of each family may go through the kernel's stack by the symmetry rule [default: 32768]
+    #[arg(long, env = "PODLANE_MAX_STACK_FLOWS", value_name = "N")]
+    pub max_stack_flows: Option<u32>,
+
+    /// XDP at the uplinks: off, generic or native [default: off]
+    #[arg(long, env = "PODLANE_XDP", value_name = "MODE")]
+    pub xdp: Option<XdpMode>,
+
+    /// VXLAN to other nodes: auto (where they are not on one segment), always or never [default: auto]
+    #[arg(long, env = "PODLANE_TUNNEL", value_name = "WHEN")]
+    pub tunnel: Option<TunnelSetting>,
+
+    /// The overlay's network identifier, 1 to 16777215; the same on every node [default: 1]
+    #[arg(long, env = "PODLANE_VNI", value_name = "N")]
+    pub vni: Option<u32>,
+
+    /// The overlay's UDP port; the same on every node [default: 8472]
+    #[arg(long, env = "PODLANE_VXLAN_PORT", value_name = "PORT")]
+    pub vxlan_port: Option<u16>,
+
+    /// Hand packets for pods behind a router to that router, which has routes for the pod CIDRs, rather than tunnel
+    /// them [default: false]
+    #[arg(long, env = "PODLANE_ROUTED", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub routed: Option<bool>,
+
+    /// Give packets from pods to destinations outside the cluster the node's address [default: true]
+    #[arg(long, env = "PODLANE_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub masquerade: Option<bool>,
+
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, env = "PODLANE_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -70,6 +102,32 @@ pub struct Settings {
     /// Log every packet that a program drops; for debugging [default: false]
     #[arg(long, env = "PODLANE_LOG_DROPS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub log_drops: Option<bool>,
+}
+
+/// When packets to another node go through the overlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelSetting {
+    /// Where the node is not on an uplink's segment.
+    #[default]
+    Auto,
+    /// To every node.
+    Always,
+    /// To none; nodes that are not on one segment need `routed`.
+    Never,
+}
+
+impl FromStr for TunnelSetting {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => bail!("\"{text}\" is not a tunnel setting: use \"auto\", \"always\" or \"never\""),
+        }
+    }
 }
 
 /// How log lines are written.
@@ -102,6 +160,20 @@ pub struct Config {
     pub max_pods: u32,
     /// `maxRoutes`.
     pub max_routes: u32,
+    /// `maxStackFlows`.
+    pub max_stack_flows: u32,
+    /// `xdp`.
+    pub xdp: XdpMode,
+    /// `tunnel`.
+    pub tunnel: TunnelSetting,
+    /// `vni`.
+    pub vni: u32,
+    /// `vxlanPort`.
+    pub vxlan_port: u16,
+    /// `routed`.
+    pub routed: bool,
+    /// `masquerade`.
+    pub masquerade: bool,
     /// `logLevel`.
     pub log_level: tracing::Level,
     /// `logFormat`.
@@ -138,6 +210,13 @@ impl Settings {
             attach: self.attach.or(other.attach),
             max_pods: self.max_pods.or(other.max_pods),
             max_routes: self.max_routes.or(other.max_routes),
+            max_stack_flows: self.max_stack_flows.or(other.max_stack_flows),
+            xdp: self.xdp.or(other.xdp),
+            tunnel: self.tunnel.or(other.tunnel),
+            vni: self.vni.or(other.vni),
+            vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            routed: self.routed.or(other.routed),
+            masquerade: self.masquerade.or(other.masquerade),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
             log_drops: self.log_drops.or(other.log_drops),
@@ -167,6 +246,10 @@ impl Settings {
         }
         let max_pods = in_range("maxPods", self.max_pods.unwrap_or(256), 1_000_000)?;
         let max_routes = in_range("maxRoutes", self.max_routes.unwrap_or(8192), 1_000_000)?;
+        let max_stack_flows = in_range("maxStackFlows", self.max_stack_flows.unwrap_or(32768), 16_000_000)?;
+        let vni = in_range("vni", self.vni.unwrap_or(1), 0x00ff_ffff)?;
+        let vxlan_port = self.vxlan_port.unwrap_or(8472);
+        ensure!(vxlan_port != 0, "vxlanPort: 0 is not a port: use 1 to 65535");
         let level = self.log_level.as_deref().unwrap_or("info");
         let Ok(log_level) = level.parse() else {
             bail!("logLevel: \"{level}\" is not a level: use error, warn, info, debug or trace");
@@ -186,6 +269,13 @@ impl Settings {
             attach: self.attach.unwrap_or_default(),
             max_pods,
             max_routes,
+            max_stack_flows,
+            xdp: self.xdp.unwrap_or_default(),
+            tunnel: self.tunnel.unwrap_or_default(),
+            vni,
+            vxlan_port,
+            routed: self.routed.unwrap_or(false),
+            masquerade: self.masquerade.unwrap_or(true),
             log_level,
             log_format,
             log_drops: self.log_drops.unwrap_or(false),
@@ -256,6 +346,10 @@ mod tests {
             ("mtu: 100", "mtu: 100 is out of range: 576 (1280 with IPv6) to 65535 bytes"),
             ("mtu: large", "mtu: invalid type: string \"large\""),
             ("maxPods: 0", "maxPods: 0 is out of range: 1 to 1000000"),
+            ("vni: 0", "vni: 0 is out of range: 1 to 16777215"),
+            ("vxlanPort: 0", "vxlanPort: 0 is not a port"),
+            ("tunnel: maybe", "tunnel: unknown variant `maybe`, expected one of `auto`, `always`, `never`"),
+            ("xdp: fast", "xdp: unknown variant `fast`, expected one of `off`, `generic`, `native`"),
             ("logLevel: loud", "logLevel: \"loud\" is not a level: use error, warn"),
             ("logFormat: xml", "logFormat: \"xml\" is not a format: use text or json"),
             ("runDir: here", "runDir: here is not an absolute path"),

@@ -12,3 +12,4 @@ pub mod datapath;
 pub mod netlink;
 pub mod node;
 pub mod pods;
+mod sysctl;

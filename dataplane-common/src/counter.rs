@@ -8,11 +8,20 @@ pub enum Hook {
     FromPod = 0,
     /// tc ingress of an uplink.
     FromWire = 1,
+    /// tc ingress of the overlay device.
+    FromOverlay = 2,
+    /// XDP of an uplink.
+    XdpFromWire = 3,
+    /// tc egress of a pod's host-side interface.
+    ToPod = 4,
+    /// tc egress of an uplink and of the overlay device.
+    ToWire = 5,
 }
 
 impl Hook {
     /// Every hook, in the order of their numbers.
-    pub const ALL: &'static [Self] = &[Self::FromPod, Self::FromWire];
+    pub const ALL: &'static [Self] =
+        &[Self::FromPod, Self::FromWire, Self::FromOverlay, Self::XdpFromWire, Self::ToPod, Self::ToWire];
 
     /// The name in the CLI and in metrics, which is the program's name as well.
     #[must_use]
@@ -20,6 +29,10 @@ impl Hook {
         match self {
             Self::FromPod => "from_pod",
             Self::FromWire => "from_wire",
+            Self::FromOverlay => "from_overlay",
+            Self::XdpFromWire => "xdp_from_wire",
+            Self::ToPod => "to_pod",
+            Self::ToWire => "to_wire",
         }
     }
 }

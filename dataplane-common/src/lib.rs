@@ -7,6 +7,8 @@
 mod address;
 pub mod bench;
 mod counter;
+mod flow;
+mod node;
 mod pod;
 mod route;
 mod settings;
@@ -14,9 +16,11 @@ mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
 pub use counter::{COUNTERS, Counter, Hook, counter_index};
+pub use flow::{FlowEntry, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD_TO_POD};
+pub use node::NodeEntry;
 pub use pod::PodEntry;
-pub use route::{NextHopKind, RouteEntry, RouteKey};
-pub use settings::{PREFIX_LENGTHS, Settings};
+pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
+pub use settings::{PREFIX_LENGTHS, Settings, UPLINK_MACS};
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's

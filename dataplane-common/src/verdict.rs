@@ -90,6 +90,40 @@ numbered! {
         LinkLocal = 7, "pass-link-local";
         /// A next hop of a kind that this program does not know: an agent newer than the program.
         UnknownNextHop = 8, "pass-unknown-next-hop";
+        /// To a pod, but not from one: replies to it go through the kernel, so it does as well.
+        NotFromPod = 9, "pass-not-from-pod";
+        /// The kernel's stack has seen the flow's other direction, and may have to undo what it has rewritten.
+        StackFlow = 10, "pass-stack-flow";
+        /// An ICMP error while such flows exist: it may be about one of them.
+        IcmpError = 11, "pass-icmp-error";
+        /// A fragment without ports while such flows exist: it may belong to one of them.
+        Fragment = 12, "pass-fragment";
+        /// The stack has made it a packet from a pod to a pod: its flow's other direction has been noted.
+        Noted = 13, "pass-noted";
+    }
+}
+
+impl PassReason {
+    /// Whether a packet that an ingress program passes for this reason goes from a pod to a pod.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pod_to_pod(self) -> bool {
+        match self {
+            Self::Options
+            | Self::HopLimit
+            | Self::TooBig
+            | Self::UnknownNextHop
+            | Self::StackFlow
+            | Self::IcmpError
+            | Self::Fragment => true,
+            Self::NotIp
+            | Self::Malformed
+            | Self::NotPod
+            | Self::NotForHost
+            | Self::LinkLocal
+            | Self::NotFromPod
+            | Self::Noted => false,
+        }
     }
 }
 
@@ -100,6 +134,8 @@ numbered! {
         ToPod = 16, "to-pod";
         /// To a next hop on the uplink.
         ToPeer = 17, "to-peer";
+        /// To a peer node through the overlay.
+        ToTunnel = 18, "to-tunnel";
     }
 }
 
@@ -112,6 +148,12 @@ numbered! {
         SourceMac = 33, "drop-source-mac";
         /// A packet from outside the node claims a local pod's source IP.
         ForeignSource = 34, "drop-foreign-source";
+        /// A frame in the overlay comes from a node that the cluster does not have.
+        UnknownNode = 35, "drop-unknown-node";
+        /// A frame in the overlay is of another network (VNI).
+        UnknownNetwork = 36, "drop-unknown-network";
+        /// The kernel did not take a frame that XDP had redirected to a pod.
+        RedirectFailed = 37, "drop-redirect-failed";
     }
 }
 
@@ -145,11 +187,20 @@ mod tests {
                 (6, "pass-too-big"),
                 (7, "pass-link-local"),
                 (8, "pass-unknown-next-hop"),
+                (9, "pass-not-from-pod"),
+                (10, "pass-stack-flow"),
+                (11, "pass-icmp-error"),
+                (12, "pass-fragment"),
+                (13, "pass-noted"),
                 (16, "to-pod"),
                 (17, "to-peer"),
+                (18, "to-tunnel"),
                 (32, "drop-source-ip"),
                 (33, "drop-source-mac"),
                 (34, "drop-foreign-source"),
+                (35, "drop-unknown-node"),
+                (36, "drop-unknown-network"),
+                (37, "drop-redirect-failed"),
             ]
         );
     }

@@ -4,6 +4,15 @@ use dataplane_common::{Hook, Verdict, counter_index};
 
 use crate::maps::counters;
 
+/// Counts packets whose sizes are not known.
+#[inline(always)]
+pub fn count_many(hook: Hook, verdict: Verdict, packets: u64) {
+    if let Some(counter) = counters.get_ptr_mut(counter_index(hook, verdict)) {
+        // SAFETY: as below.
+        unsafe { (*counter).packets += packets };
+    }
+}
+
 /// Counts a packet of `bytes` bytes.
 #[inline(always)]
 pub fn count(hook: Hook, verdict: Verdict, bytes: u32) {

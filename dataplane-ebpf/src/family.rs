@@ -5,8 +5,11 @@ use core::mem::{offset_of, size_of};
 use dataplane_common::{Address, Ip4, Ip6, PassReason};
 
 use crate::{
-    head::{ETHERNET_LEN, Frame},
+    context::Packet,
+    extensions,
+    frame::{ETHERNET_LEN, Frame},
     hop_limit::checksum_after_decrement,
+    transport::Transport,
 };
 
 /// EtherTypes as they stand in `__sk_buff::protocol` (IEEE 802 numbers, network byte order).
@@ -24,7 +27,7 @@ pub struct Ipv4Header {
     _service: u8,
     total_length: u16,
     _identification: u16,
-    _fragment: u16,
+    fragment: u16,
     ttl: u8,
     protocol: u8,
     checksum: u16,
@@ -51,9 +54,6 @@ const _: () = assert!(size_of::<Ipv6Header>() == 40 && offset_of!(Ipv6Header, de
 pub trait Family: Sized {
     /// Its addresses.
     type Address: Address;
-
-    /// `AF_INET` or `AF_INET6`.
-    const ADDRESS_FAMILY: u32;
 
     /// The header of a frame of `frame_len` bytes, its version and lengths checked.
     ///
@@ -92,13 +92,22 @@ pub trait Family: Sized {
     /// The protocol behind the header.
     fn protocol(&self) -> u8;
 
+    /// What follows this header and its extensions, where the frame starts `base` bytes into the packet; `None` where
+    /// there are more extensions than are worth following.
+    fn transport(packet: &impl Packet, base: usize, header: &Self) -> Option<Transport>;
+
+    /// Whether the packet is a fragment of a larger one, as far as the header itself says.
+    fn is_fragment(&self) -> bool;
+
+    /// Whether an ICMP message of this type is an error about another packet.
+    fn icmp_is_error(kind: u8) -> bool;
+
     /// Takes one off the hop limit, which is above 1, and keeps the checksum right.
     fn decrement_hop_limit(frame: &mut Frame<Self>);
 }
 
 impl Family for Ipv4Header {
     type Address = Ip4;
-    const ADDRESS_FAMILY: u32 = 2;
 
     #[inline(always)]
     fn version_matches(&self) -> bool {
@@ -142,6 +151,30 @@ impl Family for Ipv4Header {
     }
 
     #[inline(always)]
+    fn transport(_packet: &impl Packet, base: usize, header: &Self) -> Option<Transport> {
+        /// RFC 791: the fragment offset's bits of the field.
+        const OFFSET: u16 = 0x1fff;
+        Some(Transport {
+            protocol: header.protocol,
+            offset: base + Frame::<Self>::HEAD_LEN,
+            later_fragment: u16::from_be(header.fragment) & OFFSET != 0,
+        })
+    }
+
+    #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        /// RFC 791: everything but "don't fragment".
+        const FRAGMENT: u16 = 0x3fff;
+        u16::from_be(self.fragment) & FRAGMENT != 0
+    }
+
+    #[inline(always)]
+    fn icmp_is_error(kind: u8) -> bool {
+        // RFC 792: destination unreachable, source quench, redirect, time exceeded, parameter problem.
+        matches!(kind, 3 | 4 | 5 | 11 | 12)
+    }
+
+    #[inline(always)]
     fn decrement_hop_limit(frame: &mut Frame<Self>) {
         // SAFETY: a frame is within the packet's bounds, and borrowed for this.
         let header = unsafe { &mut *frame.header() };
@@ -152,7 +185,6 @@ impl Family for Ipv4Header {
 
 impl Family for Ipv6Header {
     type Address = Ip6;
-    const ADDRESS_FAMILY: u32 = 10;
 
     #[inline(always)]
     fn version_matches(&self) -> bool {
@@ -196,6 +228,23 @@ impl Family for Ipv6Header {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.next_header
+    }
+
+    #[inline(always)]
+    fn transport(packet: &impl Packet, base: usize, header: &Self) -> Option<Transport> {
+        extensions::follow(packet, base + Frame::<Self>::HEAD_LEN, header.next_header)
+    }
+
+    #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        // An extension header says so.
+        false
+    }
+
+    #[inline(always)]
+    fn icmp_is_error(kind: u8) -> bool {
+        // RFC 4443, 2.1: error messages have the high bit clear.
+        kind < 128
     }
 
     #[inline(always)]

@@ -5,10 +5,12 @@ use dataplane_common::{DropReason, NextHopKind, PassReason};
 
 use crate::{
     Exit, Forward,
-    head::{Frame, same_mac},
+    context::Packet as _,
+    frame::{Frame, same_mac},
     lookup::Lookup,
-    redirect::address_to_pod,
+    redirect::{address_to_node, address_to_pod},
     size::fits,
+    symmetry,
 };
 
 /// Checks the source, finds the destination and rewrites the headers for it.
@@ -16,34 +18,51 @@ use crate::{
 /// # Errors
 /// The reason why the packet is passed or dropped; it is unchanged then.
 #[inline(always)]
-pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static, F::Address>, Exit> {
-    let mut frame = Frame::<F>::of_skb(ctx).ok_or(PassReason::Malformed)?;
+pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let ip = F::of(&frame, ctx.len())?;
 
     check_source(ctx, &frame, ip)?;
+    let destination = ip.destination();
+    let local = F::pod(destination);
+    let remote = if local.is_none() { F::route(destination) } else { None };
+    if local.is_none() && remote.is_none() {
+        return Err(PassReason::NotPod.into());
+    }
     if ip.has_options() {
         return Err(PassReason::Options.into());
     }
-
-    let destination = ip.destination();
-    if let Some(pod) = F::pod(destination) {
+    symmetry::check(ctx, 0, ip)?;
+    if let Some(pod) = local {
         // SAFETY: the frame is within the packet's bounds.
         unsafe { address_to_pod(frame.ethernet(), pod) };
         return Ok(Forward::ToPod(pod));
     }
 
-    let route = F::route(destination).ok_or(PassReason::NotPod)?;
-    if route.kind != NextHopKind::Direct as u32 {
-        return Err(PassReason::UnknownNextHop.into());
-    }
+    let route = remote.ok_or(PassReason::NotPod)?;
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());
     }
-    if !fits(ctx, ip, route.mtu) {
+    if !fits(ctx, ip, u32::from(route.mtu)) {
         return Err(PassReason::TooBig.into());
     }
-    F::decrement_hop_limit(&mut frame);
-    Ok(Forward::ToPeer(route))
+    const DIRECT4: u16 = NextHopKind::Direct4 as u16;
+    const DIRECT6: u16 = NextHopKind::Direct6 as u16;
+    const TUNNEL4: u16 = NextHopKind::Tunnel4 as u16;
+    const TUNNEL6: u16 = NextHopKind::Tunnel6 as u16;
+    match route.kind {
+        DIRECT4 | DIRECT6 => {
+            F::decrement_hop_limit(&mut frame);
+            Ok(Forward::ToPeer(route))
+        }
+        TUNNEL4 | TUNNEL6 => {
+            F::decrement_hop_limit(&mut frame);
+            // SAFETY: the frame is within the packet's bounds.
+            unsafe { address_to_node(frame.ethernet(), route) };
+            Ok(Forward::ToTunnel(route))
+        }
+        _ => Err(PassReason::UnknownNextHop.into()),
+    }
 }
 
 /// A packet from a pod carries that pod's IP and MAC address, or it is dropped.

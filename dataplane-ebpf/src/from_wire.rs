@@ -1,28 +1,37 @@
-//! `from_wire`: what arrives at an uplink.
+//! `from_wire`, `from_overlay` and the second half of `xdp_from_wire`: what arrives from other nodes.
 
-use aya_ebpf::programs::TcContext;
-use dataplane_common::{DropReason, PassReason};
+use dataplane_common::{DropReason, PassReason, PodEntry};
 
-use crate::{Exit, Forward, head::Frame, lookup::Lookup, redirect::address_to_pod};
+use crate::{Exit, context::Packet, frame::Frame, lookup::Lookup, symmetry};
 
-/// Finds the local pod that the packet is for, and addresses the frame to it.
+/// Finds the local pod that a packet is for. `base` is where the frame starts in the packet.
 ///
 /// # Errors
-/// The reason why the packet is passed or dropped; it is unchanged then.
+/// The reason why the packet is passed or dropped.
 #[inline(always)]
-pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static, F::Address>, Exit> {
-    let frame = Frame::<F>::of_skb(ctx).ok_or(PassReason::Malformed)?;
-    let ip = F::of(&frame, ctx.len())?;
-
-    let pod = F::pod(ip.destination()).ok_or(PassReason::NotPod)?;
-    // Local pods' packets never leave the node to come back.
-    if F::pod(ip.source()).is_some() {
-        return Err(DropReason::ForeignSource.into());
+pub fn find_pod<F: Lookup>(
+    packet: &impl Packet,
+    base: usize,
+    frame: &Frame<F>,
+) -> Result<&'static PodEntry, Exit> {
+    let ip = F::of(frame, packet.size() - base as u32)?;
+    let source = ip.source();
+    let Some(pod) = F::pod(ip.destination()) else {
+        return Err(if F::pod(source).is_some() {
+            DropReason::ForeignSource.into()
+        } else {
+            PassReason::NotPod.into()
+        });
+    };
+    // Replies to anybody but a pod go through the stack, so what they are replies to has to as well.
+    if F::route(source).is_none() {
+        // Local pods' packets never leave the node to come back.
+        let local = F::pod(source).is_some();
+        return Err(if local { DropReason::ForeignSource.into() } else { PassReason::NotFromPod.into() });
     }
     if ip.has_options() {
         return Err(PassReason::Options.into());
     }
-    // SAFETY: the frame is within the packet's bounds.
-    unsafe { address_to_pod(frame.ethernet(), pod) };
-    Ok(Forward::ToPod(pod))
+    symmetry::check(packet, base, ip)?;
+    Ok(pod)
 }

@@ -5,20 +5,28 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![expect(
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     reason = "header lengths and the helpers' return codes: small numbers that the helpers want in other types"
 )]
 
+pub mod context;
 pub mod count;
+pub mod extensions;
 pub mod family;
+pub mod frame;
 pub mod from_pod;
 pub mod from_wire;
-pub mod head;
 pub mod hop_limit;
 pub mod log;
 pub mod lookup;
 pub mod maps;
+pub mod overlay;
 pub mod redirect;
+pub mod redirect_errors;
 pub mod size;
+pub mod symmetry;
+pub mod transport;
+pub mod xdp;
 
 use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry};
 
@@ -32,11 +40,13 @@ pub enum Exit {
 }
 
 /// Where a packet is forwarded to; its headers are rewritten already.
-pub enum Forward<'a, A> {
+pub enum Forward<'a> {
     /// Into a local pod.
     ToPod(&'a PodEntry),
     /// To a direct next hop.
-    ToPeer(&'a RouteEntry<A>),
+    ToPeer(&'a RouteEntry),
+    /// To a peer node, through the overlay.
+    ToTunnel(&'a RouteEntry),
 }
 
 impl From<PassReason> for Exit {

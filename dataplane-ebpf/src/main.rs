@@ -2,72 +2,179 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
 };
-use dataplane_common::{Forwarded, Hook, PassReason, Verdict};
+use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
     Exit, Forward,
+    context::Packet as _,
     count::count,
     family::{Ipv4Header, Ipv6Header, ether_type},
     from_pod, from_wire,
     log::log_drop,
-    redirect::{NextHop, to_peer, to_pod},
+    lookup::Lookup,
+    overlay,
+    redirect::{self, address_to_pod, to_peer, to_tunnel},
+    redirect_errors, symmetry, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::FromPod, from_pod::forward::<Ipv4Header>, from_pod::forward::<Ipv6Header>)
+    let outcome = for_host(&ctx).and_then(|ip| match ip {
+        Ip::V4 => from_pod::forward::<Ipv4Header>(&ctx),
+        Ip::V6 => from_pod::forward::<Ipv6Header>(&ctx),
+    });
+    finish(&ctx, Hook::FromPod, outcome)
 }
 
 /// tc ingress of each uplink.
 #[classifier]
 fn from_wire(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::FromWire, from_wire::forward::<Ipv4Header>, from_wire::forward::<Ipv6Header>)
+    finish(&ctx, Hook::FromWire, for_host(&ctx).and_then(|ip| receive(&ctx, ip)))
 }
 
-type Outcome<F> = Result<Forward<'static, <F as dataplane_ebpf::family::Family>::Address>, Exit>;
+/// tc ingress of the overlay device.
+#[classifier]
+fn from_overlay(ctx: TcContext) -> i32 {
+    let outcome = overlay::check_origin(&ctx).and_then(|()| for_host(&ctx)).and_then(|ip| receive(&ctx, ip));
+    finish(&ctx, Hook::FromOverlay, outcome)
+}
+
+/// tc egress of each pod's host-side interface.
+#[classifier]
+fn to_pod(ctx: TcContext) -> i32 {
+    leave(&ctx, Hook::ToPod)
+}
+
+/// tc egress of each uplink and of the overlay device.
+#[classifier]
+fn to_wire(ctx: TcContext) -> i32 {
+    leave(&ctx, Hook::ToWire)
+}
+
+/// XDP of each uplink.
+#[xdp(frags)]
+fn xdp_from_wire(ctx: XdpContext) -> u32 {
+    let length = ctx.size();
+    let (verdict, action) = match wire::forward(&ctx) {
+        Ok(pod) => (Verdict::Forwarded(Forwarded::ToPod), wire::to_pod(pod)),
+        Err(Exit::Pass(reason)) => (Verdict::Pass(reason), xdp_action::XDP_PASS),
+        Err(Exit::Drop(reason)) => (Verdict::Drop(reason), xdp_action::XDP_DROP),
+    };
+    count(Hook::XdpFromWire, verdict, length);
+    action
+}
+
+/// A batch of redirected frames has been handed to a device.
+#[btf_tracepoint(function = "xdp_devmap_xmit")]
+fn redirect_flushed(ctx: BtfTracePointContext) {
+    redirect_errors::flushed(&ctx);
+}
+
+/// A redirect has been refused at once.
+#[btf_tracepoint(function = "xdp_redirect_err")]
+fn redirect_refused(ctx: BtfTracePointContext) {
+    redirect_errors::refused(&ctx);
+}
+
+enum Ip {
+    V4,
+    V6,
+}
+
+/// The family of a frame that is addressed to this host.
+#[inline(always)]
+fn for_host(ctx: &TcContext) -> Result<Ip, Exit> {
+    /// `linux/if_packet.h`.
+    const PACKET_HOST: u32 = 0;
+    // SAFETY: a field of the program's context.
+    if unsafe { (*ctx.skb.skb).pkt_type } == PACKET_HOST {
+        Ok(family(ctx)?)
+    } else {
+        Err(PassReason::NotForHost.into())
+    }
+}
 
 #[inline(always)]
-fn run(
-    ctx: &TcContext,
-    hook: Hook,
-    forward4: impl Fn(&TcContext) -> Outcome<Ipv4Header>,
-    forward6: impl Fn(&TcContext) -> Outcome<Ipv6Header>,
-) -> i32 {
-    /// `linux/if_packet.h`: the frame is addressed to this host.
-    const PACKET_HOST: u32 = 0;
+fn family(ctx: &TcContext) -> Result<Ip, PassReason> {
     // SAFETY: fields of the program's context.
-    let (protocol, packet_type, vlan) =
-        unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present) };
-    if packet_type != PACKET_HOST {
-        return finish::<Ipv4Header>(ctx, hook, Err(PassReason::NotForHost.into()));
-    }
+    let (protocol, vlan) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
     match protocol {
         // A tagged frame belongs to a VLAN device above this one.
-        _ if vlan != 0 => finish::<Ipv4Header>(ctx, hook, Err(PassReason::NotIp.into())),
-        ether_type::IPV4 => finish::<Ipv4Header>(ctx, hook, forward4(ctx)),
-        ether_type::IPV6 => finish::<Ipv6Header>(ctx, hook, forward6(ctx)),
-        _ => finish::<Ipv4Header>(ctx, hook, Err(PassReason::NotIp.into())),
+        _ if vlan != 0 => Err(PassReason::NotIp),
+        ether_type::IPV4 => Ok(Ip::V4),
+        ether_type::IPV6 => Ok(Ip::V6),
+        _ => Err(PassReason::NotIp),
     }
+}
+
+#[inline(always)]
+fn receive(ctx: &TcContext, ip: Ip) -> Result<Forward<'static>, Exit> {
+    match ip {
+        Ip::V4 => receive_family::<Ipv4Header>(ctx),
+        Ip::V6 => receive_family::<Ipv6Header>(ctx),
+    }
+}
+
+#[inline(always)]
+fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
+    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let pod = from_wire::find_pod(ctx, 0, &frame)?;
+    // SAFETY: the frame is within the packet's bounds.
+    unsafe { address_to_pod(frame.ethernet(), pod) };
+    Ok(Forward::ToPod(pod))
+}
+
+/// What the stack sends is left alone. Packets that the programs at ingress have forwarded, or have passed on from a
+/// pod to a pod, are known by their mark and not even counted again.
+#[inline(always)]
+fn leave(ctx: &TcContext, hook: Hook) -> i32 {
+    // SAFETY: a field of the program's context.
+    if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
+        return TC_ACT_UNSPEC;
+    }
+    let noted = match family(ctx) {
+        Ok(Ip::V4) => symmetry::note::<Ipv4Header>(ctx),
+        Ok(Ip::V6) => symmetry::note::<Ipv6Header>(ctx),
+        Err(reason) => Err(reason),
+    };
+    let reason = match noted {
+        Ok(()) => PassReason::Noted,
+        Err(reason) => reason,
+    };
+    count(hook, Verdict::Pass(reason), ctx.len());
+    TC_ACT_UNSPEC
 }
 
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'
 /// programs, and then the kernel, have the packet.
 #[inline(always)]
-fn finish<F: NextHop>(ctx: &TcContext, hook: Hook, outcome: Outcome<F>) -> i32 {
+fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) -> i32 {
+    let length = ctx.len();
     let (verdict, action) = match outcome {
-        Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), to_pod(pod)),
-        Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer::<F>(route)),
-        Err(Exit::Pass(reason)) => (Verdict::Pass(reason), TC_ACT_UNSPEC),
+        Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
+        Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),
+        Ok(Forward::ToTunnel(route)) => match to_tunnel(ctx, route) {
+            Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
+            // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
+            None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
+        },
+        Err(Exit::Pass(reason)) => {
+            if reason.is_pod_to_pod() {
+                // SAFETY: a field of the program's context.
+                ctx.set_mark(unsafe { (*ctx.skb.skb).mark } | MARK_POD_TO_POD);
+            }
+            (Verdict::Pass(reason), TC_ACT_UNSPEC)
+        }
         Err(Exit::Drop(reason)) => {
             log_drop(ctx, hook as u32, reason as u32);
             (Verdict::Drop(reason), TC_ACT_SHOT)
         }
     };
-    count(hook, verdict, ctx.len());
+    count(hook, verdict, length);
     action
 }
 

@@ -3,10 +3,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
-use dataplane_common::{COUNTERS, Counter, Ip4, Ip6, PodEntry, RouteEntry, RouteKey, Settings};
+use dataplane_common::{
+    COUNTERS, Counter, FlowEntry, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey,
+    Settings,
+};
 
 /// Entries are allocated as they come: an empty map costs its buckets only.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
@@ -16,6 +19,9 @@ const PODS: usize = 256;
 
 /// Default size of the route maps; the agent's `maxRoutes` changes it.
 const ROUTES: usize = 8192;
+
+/// Default size of the maps of flows through the stack; the agent's `maxStackFlows` changes it.
+const FLOWS: usize = 32768;
 
 /// Local pods by IPv4 address.
 #[btf_map]
@@ -27,11 +33,35 @@ pub static pods6: HashMap<Ip6, PodEntry, PODS, GROWING> = HashMap::new();
 
 /// Peer pod CIDRs, IPv4: a hash over the prefixes of every length in `settings`, tried from the longest on.
 #[btf_map]
-pub static routes4: HashMap<RouteKey<Ip4>, RouteEntry<Ip4>, ROUTES, GROWING> = HashMap::new();
+pub static routes4: HashMap<RouteKey<Ip4>, RouteEntry, ROUTES, GROWING> = HashMap::new();
 
 /// Peer pod CIDRs, IPv6.
 #[btf_map]
-pub static routes6: HashMap<RouteKey<Ip6>, RouteEntry<Ip6>, ROUTES, GROWING> = HashMap::new();
+pub static routes6: HashMap<RouteKey<Ip6>, RouteEntry, ROUTES, GROWING> = HashMap::new();
+
+/// Pod-to-pod flows that go through the kernel's stack, IPv4. Preallocated, as the kernel wants it of LRU maps.
+#[btf_map]
+pub static stack_flows4: LruHashMap<FlowKey<Ip4>, FlowEntry, FLOWS> = LruHashMap::new();
+
+/// Pod-to-pod flows that go through the kernel's stack, IPv6.
+#[btf_map]
+pub static stack_flows6: LruHashMap<FlowKey<Ip6>, FlowEntry, FLOWS> = LruHashMap::new();
+
+/// Whether there may be such flows; one element.
+#[btf_map]
+pub static flow_gate: Array<FlowGate, 1> = Array::new();
+
+/// Peer nodes by IPv4 address: who may send through the overlay.
+#[btf_map]
+pub static nodes4: HashMap<Ip4, NodeEntry, ROUTES, GROWING> = HashMap::new();
+
+/// Peer nodes by IPv6 address.
+#[btf_map]
+pub static nodes6: HashMap<Ip6, NodeEntry, ROUTES, GROWING> = HashMap::new();
+
+/// Pods' host-side interfaces by index, for XDP to send to.
+#[btf_map]
+pub static wire_ports: DevMapHash<PODS> = DevMapHash::new();
 
 /// What changes while the programs run; one element.
 #[btf_map]

@@ -2,14 +2,16 @@
 
 use aya_ebpf::{
     bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
-    helpers::{bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    programs::TcContext,
 };
-use dataplane_common::{Ip4, Ip6, PodEntry, RouteEntry};
+use dataplane_common::{MARK_FORWARDED, NextHopKind, PodEntry, RouteEntry};
 
-use crate::{
-    family::{Family, Ipv4Header, Ipv6Header},
-    head::EthernetHeader,
-};
+use crate::{frame::EthernetHeader, overlay};
+
+/// `AF_INET` and `AF_INET6`.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 /// Addresses the frame from the host-side interface to the pod.
 ///
@@ -34,6 +36,17 @@ const _: () = assert!(
         && core::mem::offset_of!(PodEntry, host_mac) == core::mem::offset_of!(PodEntry, mac) + 6
 );
 
+/// Addresses the frame to the peer node's overlay device. The source stays the pod's: a VXLAN device drops only
+/// frames that claim its own.
+///
+/// # Safety
+/// `ethernet` points to a header in the packet.
+#[inline(always)]
+pub unsafe fn address_to_node(ethernet: *mut EthernetHeader, route: &RouteEntry) {
+    // SAFETY: the caller's promise.
+    unsafe { (*ethernet).destination = route.mac };
+}
+
 /// Moves the packet to the receiving side of the pod's own interface, past the host side and its queues.
 ///
 /// Returns the program's return code (`TC_ACT_REDIRECT`).
@@ -43,46 +56,33 @@ pub fn to_pod(pod: &PodEntry) -> i32 {
     unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
 }
 
-/// A family with next hops.
-pub trait NextHop: Family {
-    /// The next hop's address as the helper wants it.
-    fn parameters(route: &RouteEntry<Self::Address>) -> bpf_redir_neigh;
-}
-
-impl NextHop for Ipv4Header {
-    #[inline(always)]
-    fn parameters(route: &RouteEntry<Ip4>) -> bpf_redir_neigh {
-        // The whole union is written: the helper reads all of it.
-        let mut words = [0; 4];
-        words[0] = u32::from_ne_bytes(route.next_hop.addr);
-        bpf_redir_neigh {
-            nh_family: Self::ADDRESS_FAMILY,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
-        }
-    }
-}
-
-impl NextHop for Ipv6Header {
-    #[inline(always)]
-    fn parameters(route: &RouteEntry<Ip6>) -> bpf_redir_neigh {
-        // SAFETY: sixteen plain bytes seen as four words.
-        let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(route.next_hop.addr) };
-        bpf_redir_neigh {
-            nh_family: Self::ADDRESS_FAMILY,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
-        }
-    }
-}
-
 /// Sends the packet to a next hop on the uplink: the kernel fills in the Ethernet header from its neighbour table,
 /// resolving the neighbour first where it must, without a route look-up.
 ///
 /// Returns the program's return code (`TC_ACT_REDIRECT`).
 #[inline(always)]
-pub fn to_peer<F: NextHop>(route: &RouteEntry<F::Address>) -> i32 {
-    let mut parameters = F::parameters(route);
+pub fn to_peer(ctx: &TcContext, route: &RouteEntry) -> i32 {
+    ctx.set_mark(MARK_FORWARDED);
+    let v6 = route.kind == NextHopKind::Direct6 as u16;
+    // SAFETY: sixteen plain bytes seen as four words; the helper reads all of its union.
+    let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(route.next_hop) };
+    let mut parameters = bpf_redir_neigh {
+        nh_family: if v6 { AF_INET6 } else { AF_INET },
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+    };
+    let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the parameters live on the stack for the call, and their length is theirs.
-    unsafe {
-        bpf_redirect_neigh(route.ifindex, &raw mut parameters, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut parameters, size, 0) as i32 }
+}
+
+/// Sends the packet through the overlay device to the peer node. `None` where the kernel has no memory for the
+/// tunnel's metadata.
+#[inline(always)]
+pub fn to_tunnel(ctx: &TcContext, route: &RouteEntry) -> Option<i32> {
+    ctx.set_mark(MARK_FORWARDED);
+    if !overlay::set_remote(ctx, route) {
+        return None;
     }
+    // SAFETY: a helper call with plain numbers.
+    Some(unsafe { bpf_redirect(route.ifindex, 0) as i32 })
 }

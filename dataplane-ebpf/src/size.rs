@@ -4,12 +4,9 @@ use aya_ebpf::programs::TcContext;
 
 use crate::{
     family::Family,
-    head::{ETHERNET_LEN, Frame},
+    frame::{ETHERNET_LEN, Frame},
+    transport::protocol,
 };
-
-/// IANA protocol numbers.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// Whether the packet, or each segment that a GSO packet will be cut into, is at most `mtu` bytes of IP.
 #[inline(always)]
@@ -23,11 +20,11 @@ pub fn fits<F: Family>(ctx: &TcContext, header: &F, mtu: u32) -> bool {
         return false;
     }
     let transport_len = match header.protocol() {
-        TCP => match tcp_header_len(ctx, Frame::<F>::HEAD_LEN) {
+        protocol::TCP => match tcp_header_len(ctx, Frame::<F>::HEAD_LEN) {
             Some(len) => len,
             None => return false,
         },
-        UDP => 8,
+        protocol::UDP => 8,
         // Segments of other kinds (SCTP, tunnels) are the kernel's to size up.
         _ => return false,
     };

@@ -29,9 +29,19 @@ fn fifty_pods_attached_at_once_talk_and_leave_nothing_when_detached() -> anyhow:
 
     // The comparison below would notice what stays: it sees 50 of each now.
     let during = state::of(node)?;
-    for kind in ["link pl", "route 10.244.1.", "neighbour 10.244.1.", "pods4 ", "pin ", "file "] {
-        let count = |state: &BTreeSet<String>| state.iter().filter(|line| line.starts_with(kind)).count();
-        assert_eq!(count(&during) - count(&before), 50, "{kind}");
+    for (kind, part) in [
+        ("link pl", ""),
+        ("route 10.244.1.", ""),
+        ("neighbour 10.244.1.", ""),
+        ("pods4 ", ""),
+        ("pin ", "/from_pod-"),
+        ("pin ", "/to_pod-"),
+        ("file ", ""),
+    ] {
+        let count = |state: &BTreeSet<String>| {
+            state.iter().filter(|line| line.starts_with(kind) && line.contains(part)).count()
+        };
+        assert_eq!(count(&during) - count(&before), 50, "{kind}{part}");
     }
 
     node.del_pods(&names)?;

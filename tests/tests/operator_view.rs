@@ -33,6 +33,10 @@ fn bpftool_prints_named_fields_for_every_map() -> anyhow::Result<()> {
             &Run::new("bpftool").args(["--json", "map", "show", "pinned"]).arg(map).read()?,
         )?;
         assert_eq!(shown["name"], name, "{shown}");
+        // The kernel takes no BTF types for a devmap (`map_check_btf`): its entries are plain numbers.
+        if name == "wire_ports" {
+            continue;
+        }
         for entry in pins::entries(agent, name)? {
             // A per-CPU value is a list with one value for each CPU.
             let value = entry.get("value").or_else(|| entry.get("values")).unwrap_or(&Value::Null);
@@ -54,7 +58,8 @@ fn bpftool_prints_named_fields_for_every_map() -> anyhow::Result<()> {
 fn programs_have_their_hooks_names() -> anyhow::Result<()> {
     let lab = two_nodes()?;
     let links = pins::links(lab.node(1).agent()?)?;
-    assert_eq!(links.len(), 3, "{links:?}");
+    // Two pods and an uplink, two programs each.
+    assert_eq!(links.len(), 6, "{links:?}");
     let mut names = Vec::new();
     for link in links {
         let show = |kind: &str, by: &[&str]| -> anyhow::Result<Value> {
@@ -65,7 +70,7 @@ fn programs_have_their_hooks_names() -> anyhow::Result<()> {
         names.extend(program["name"].as_str().map(str::to_owned));
     }
     names.sort();
-    assert_eq!(names, ["from_pod", "from_pod", "from_wire"]);
+    assert_eq!(names, ["from_pod", "from_pod", "from_wire", "to_pod", "to_pod", "to_wire"]);
     Ok(())
 }
 

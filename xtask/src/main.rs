@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod kernels;
 mod privilege;
 mod progress;
 mod setup;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::TestArgs),
     /// Build a cluster of network namespaces and show pods talking through eBPF
     Demo(demo::DemoArgs),
+    /// Boot older and newer kernels in a virtual machine and run the packet tests in them
+    Kernels(kernels::KernelsArgs),
     /// Measure the dataplane against other pod networks, and its programs by themselves
     Bench(bench::BenchArgs),
 }
@@ -52,6 +55,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.task {
         Task::Setup(args) => setup::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Kernels(args) => kernels::run(&args),
         Task::Demo(args) => {
             lab("the demo builds network namespaces and loads eBPF programs")?;
             demo::run(args)

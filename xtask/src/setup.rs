@@ -15,7 +15,7 @@ use crate::privilege;
 use facts::Facts;
 use plan::{Plan, Step};
 
-pub(crate) use facts::bpf_clippy;
+pub(crate) use facts::{Version, bpf_clippy};
 
 /// What `cargo xtask setup` takes.
 #[derive(Args)]
@@ -32,6 +32,8 @@ pub(crate) enum Scope {
     Build,
     /// Build and run the lab: root, its tools and a kernel that can run the programs.
     Lab,
+    /// Boot other kernels in a virtual machine: no root, any kernel.
+    Kernels,
 }
 
 /// Runs the subcommand.

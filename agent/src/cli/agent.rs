@@ -20,10 +20,10 @@ use tokio::{
 use crate::{
     api::{self, StatusSource},
     cluster::{ClusterSource as _, FileSource},
-    config::{Config, LogFormat, Settings},
+    config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
     netlink::Netlink,
-    node::{NodeStatus, NodeTask},
+    node::{NodeStatus, NodeTask, OVERLAY_DEVICE},
     pods::PodManager,
 };
 
@@ -63,6 +63,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         log_drops: config.log_drops,
         max_pods: config.max_pods,
         max_routes: config.max_routes,
+        max_stack_flows: config.max_stack_flows,
+        xdp: config.xdp,
+        vni: config.vni,
+        vxlan_port: config.vxlan_port,
     })?);
     if config.log_drops {
         tokio::spawn(log_drops(Arc::clone(&datapath)));
@@ -74,12 +78,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (updates_sender, updates) = mpsc::channel(1);
     let source = tokio::spawn(FileSource::new(config.cluster_file.clone()).run(updates_sender));
     let node_name = config.node_name.clone();
+    let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
     let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);
     let mut node = tokio::spawn(task.run(updates));
 
     let restored = Arc::new(OnceLock::new());
     let status = Status {
         node_name,
+        overlay,
         datapath,
         manager: manager.clone(),
         node: node_status,
@@ -115,11 +121,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 /// What `GET /v1/status` and `GET /healthz` answer.
 struct Status {
     node_name: String,
+    overlay: Overlay,
     datapath: Arc<Datapath>,
     manager: PodManager,
     node: watch::Receiver<NodeStatus>,
     /// What went wrong when the attachments were restored; empty until that is done.
     restored: Arc<OnceLock<Vec<String>>>,
+}
+
+/// The settings of the overlay.
+struct Overlay {
+    tunnel: TunnelSetting,
+    vni: u32,
+    port: u16,
 }
 
 impl StatusSource for Status {
@@ -154,6 +168,15 @@ impl StatusSource for Status {
                 "uplinks": node.uplinks,
                 "podCIDRs": node.pod_cidrs,
                 "mtu": node.mtu,
+                "tunnel": {
+                    "mode": self.overlay.tunnel,
+                    "device": node.overlay_mtu.map(|_| OVERLAY_DEVICE),
+                    "mtu": node.overlay_mtu,
+                    "vni": self.overlay.vni,
+                    "port": self.overlay.port,
+                },
+                "xdp": { "mode": self.datapath.xdp_mode(), "uplinks": node.xdp_uplinks },
+                "features": self.datapath.features(),
                 "pods": self.manager.len(),
                 "peers": node.peers,
                 "counters": counters,

@@ -11,7 +11,7 @@ use crate::{
     api::SOCKET_NAME,
     datapath,
     netlink::Netlink,
-    node::NodeFile,
+    node::{NodeFile, OVERLAY_DEVICE, remove_masquerade},
     pods::{RECORDS_DIR, is_host_interface},
 };
 
@@ -51,6 +51,17 @@ async fn clean(places: &Places) -> anyhow::Result<Vec<String>> {
                 link.alias.as_deref().unwrap_or("no pod named")
             ));
         }
+    }
+    if let Some(overlay) = links.iter().find(|link| link.name == OVERLAY_DEVICE && link.vxlan.is_some()) {
+        netlink.delete_link(overlay.index).await?;
+        removed.push(format!("interface {OVERLAY_DEVICE}"));
+    }
+    for rule in netlink.rules().await? {
+        netlink.delete_rule(rule).await?;
+        removed.push(format!("routing rule {rule}"));
+    }
+    if remove_masquerade().await? {
+        removed.push("nftables table inet podlane".to_owned());
     }
     for route in netlink.routes().await? {
         netlink.delete_route(&route).await?;

@@ -55,7 +55,10 @@ fn print(status: &Value) {
         "Agent".to_owned(),
         format!("{}, attached by {}", text(&status["version"]), text(&status["attach"])),
     ]);
+    table.add_row(["Kernel".to_owned(), kernel(&status["features"])]);
     table.add_row(["Uplinks".to_owned(), list(&status["uplinks"])]);
+    table.add_row(["Overlay".to_owned(), overlay(&status["tunnel"])]);
+    table.add_row(["XDP".to_owned(), xdp(&status["xdp"])]);
     table.add_row(["Pod CIDRs".to_owned(), list(&status["podCIDRs"])]);
     table.add_row(["Pods".to_owned(), format!("{}, MTU {}", status["pods"], status["mtu"])]);
     println!("{table}");
@@ -89,6 +92,35 @@ fn print(status: &Value) {
     }
     for problem in status["problems"].as_array().into_iter().flatten() {
         println!("\nPROBLEM: {}", text(problem));
+    }
+}
+
+fn kernel(features: &Value) -> String {
+    let has = |key: &str, name: &str| {
+        let no = if features[key].as_bool() == Some(true) { "" } else { "no " };
+        format!("{no}{name}")
+    };
+    format!(
+        "{}: {}, {}, {}",
+        text(&features["kernel"]),
+        has("tcx", "tcx"),
+        has("xdp", "XDP"),
+        has("redirectPeerScrubs", "scrubbing redirect_peer")
+    )
+}
+
+fn overlay(tunnel: &Value) -> String {
+    let Value::String(device) = &tunnel["device"] else {
+        return format!("{}: not in use", text(&tunnel["mode"]));
+    };
+    let [mode, vni, port, mtu] = ["mode", "vni", "port", "mtu"].map(|key| text(&tunnel[key]));
+    format!("{mode}: {device}, VNI {vni}, UDP port {port}, MTU {mtu}")
+}
+
+fn xdp(xdp: &Value) -> String {
+    match text(&xdp["mode"]).as_str() {
+        "off" => "off".to_owned(),
+        mode => format!("{mode}, at {}", list(&xdp["uplinks"])),
     }
 }
 

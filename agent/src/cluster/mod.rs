@@ -89,6 +89,11 @@ impl Cluster {
         self.nodes.get(name)
     }
 
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
     /// Every node but this one.
     pub fn peers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Node> + 'a {
         self.nodes.values().filter(move |node| node.name != name)

@@ -59,8 +59,13 @@ impl FromStr for AttachSetting {
     }
 }
 
-/// Every hook there is so far is on the ingress side.
-const SIDE: TcAttachType = TcAttachType::Ingress;
+/// Which side of an interface a tc hook is on.
+const fn side(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::ToPod | Hook::ToWire => TcAttachType::Egress,
+        Hook::FromPod | Hook::FromWire | Hook::FromOverlay | Hook::XdpFromWire => TcAttachType::Ingress,
+    }
+}
 
 /// Priority and handle of our clsact filters: fixed, so that a restarted agent replaces its own.
 const PRIORITY: u16 = 50;
@@ -74,8 +79,8 @@ pub(super) fn attach(
     links: &Path,
 ) -> anyhow::Result<()> {
     match mode {
-        AttachMode::Tcx => attach_tcx(program, interface, &pin_path(links, hook, interface)),
-        AttachMode::Clsact => attach_clsact(program, interface),
+        AttachMode::Tcx => attach_tcx(program, hook, interface, &pin_path(links, hook, interface)),
+        AttachMode::Clsact => attach_clsact(program, hook, interface),
     }
     .with_context(|| format!("attaching {} to {interface} by {mode}", hook.name()))
 }
@@ -90,7 +95,7 @@ pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, links: &Path
 
 /// Removes our clsact filter; the qdisc stays, others may use it.
 pub(super) fn detach_clsact(hook: Hook, interface: &str) -> anyhow::Result<()> {
-    match tc::qdisc_detach_program(interface, SIDE, hook.name()) {
+    match tc::qdisc_detach_program(interface, side(hook), hook.name()) {
         Ok(()) => Ok(()),
         // No such filter, or no such interface any more.
         Err(tc::TcError::IoError(error))
@@ -115,7 +120,7 @@ pub(super) fn is_attached(
         // once more replaces this agent's own filter, and brings back one that somebody has removed.
         return Ok(false);
     }
-    Ok(pin_path(links, hook, interface).exists() && runs(program, interface)?)
+    Ok(pin_path(links, hook, interface).exists() && runs(program, hook, interface)?)
 }
 
 /// The interfaces whose links for `hook` are pinned.
@@ -133,13 +138,13 @@ pub(super) fn pinned(hook: Hook, links: &Path) -> anyhow::Result<Vec<String>> {
     Ok(interfaces)
 }
 
-fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: &Path) -> anyhow::Result<()> {
+fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pin: &Path) -> anyhow::Result<()> {
     if let Some(link) = open_pin(pin)? {
         match program.attach_to_link(link) {
             Ok(id) => {
                 // The pin keeps the link; only our descriptor of it is closed here.
                 drop(program.take_link(id)?);
-                if runs(program, interface)? {
+                if runs(program, hook, interface)? {
                     return Ok(());
                 }
             }
@@ -150,24 +155,28 @@ fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: &Path) -> any
         }
         remove_pin(pin)?;
     }
-    let id = program.attach_with_options(interface, SIDE, TcAttachOptions::TcxOrder(LinkOrder::default()))?;
+    let id = program.attach_with_options(
+        interface,
+        side(hook),
+        TcAttachOptions::TcxOrder(LinkOrder::default()),
+    )?;
     let link: FdLink =
         program.take_link(id)?.try_into().map_err(|error| anyhow!("not a tcx link: {error}"))?;
     link.pin(pin).with_context(|| format!("pinning the link to {}", pin.display()))?;
     Ok(())
 }
 
-fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> anyhow::Result<()> {
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> anyhow::Result<()> {
     // Not an error where another tool has added one.
     if let Err(error) = tc::qdisc_add_clsact(interface) {
         tracing::debug!(interface, %error, "clsact qdisc not added");
     }
-    let existing = SchedClassifierLink::attached(interface, SIDE, PRIORITY, HANDLE, None)?;
+    let existing = SchedClassifierLink::attached(interface, side(hook), PRIORITY, HANDLE, None)?;
     let id = match program.attach_to_link(existing) {
         Ok(id) => id,
         Err(_not_there) => {
             let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            program.attach_with_options(interface, SIDE, TcAttachOptions::Netlink(options))?
+            program.attach_with_options(interface, side(hook), TcAttachOptions::Netlink(options))?
         }
     };
     // A filter lives with its device; forgetting the link keeps it from being detached when the agent ends.
@@ -175,9 +184,9 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> anyhow::Resu
     Ok(())
 }
 
-fn runs(program: &SchedClassifier, interface: &str) -> anyhow::Result<bool> {
+fn runs(program: &SchedClassifier, hook: Hook, interface: &str) -> anyhow::Result<bool> {
     let own = program.info()?.id();
-    let (_, programs) = SchedClassifier::query_tcx(interface, SIDE)
+    let (_, programs) = SchedClassifier::query_tcx(interface, side(hook))
         .with_context(|| format!("listing the tcx programs of {interface}"))?;
     Ok(programs.iter().any(|info| info.id() == own))
 }
@@ -196,7 +205,7 @@ fn open_pin(pin: &Path) -> anyhow::Result<Option<SchedClassifierLink>> {
     }
 }
 
-fn remove_pin(pin: &Path) -> anyhow::Result<()> {
+pub(super) fn remove_pin(pin: &Path) -> anyhow::Result<()> {
     match fs_err::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing a pinned link"),
         _ => Ok(()),
@@ -204,6 +213,6 @@ fn remove_pin(pin: &Path) -> anyhow::Result<()> {
 }
 
 /// bpffs refuses names with dots, which interfaces may have (`eth0.100`); colons they may not.
-fn pin_path(links: &Path, hook: Hook, interface: &str) -> PathBuf {
+pub(super) fn pin_path(links: &Path, hook: Hook, interface: &str) -> PathBuf {
     links.join(format!("{}-{}", hook.name(), interface.replace('.', ":")))
 }

@@ -1,36 +1,117 @@
-//! What differs between kernels, told by probing.
+//! What differs between kernels, told by probing, or by the version where a difference cannot be probed.
 
-use anyhow::{Context as _, bail};
-use aya::programs::{SchedClassifier, TcAttachType};
+use anyhow::{Context as _, anyhow, bail};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use serde::Serialize;
 
-use super::{AttachMode, AttachSetting};
+use super::{AttachMode, AttachSetting, XdpMode};
 
-/// How programs are attached: as the operator says, else tcx where the kernel has it.
-///
-/// # Errors
-/// Where tcx is asked for and the kernel has none.
-pub(super) fn attach_mode(setting: AttachSetting) -> anyhow::Result<AttachMode> {
-    let tcx = has_tcx()?;
-    match setting {
-        AttachSetting::Auto if tcx => Ok(AttachMode::Tcx),
-        AttachSetting::Auto | AttachSetting::Clsact => Ok(AttachMode::Clsact),
-        AttachSetting::Tcx if tcx => Ok(AttachMode::Tcx),
-        AttachSetting::Tcx => {
-            bail!(
-                "attach is \"tcx\", but this kernel has no tcx (6.6 brought it): use \"auto\" or \"clsact\""
-            )
+/// What this kernel has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Features {
+    /// Its release, as `uname -r` says it.
+    pub kernel: String,
+    /// tcx links (Linux 6.6, commit e420bed02507); probed.
+    pub tcx: bool,
+    /// XDP with multi-buffer frames and `bpf_xdp_get_buff_len` (Linux 5.18, commit 0165cc817075); by version.
+    pub xdp: bool,
+    /// `bpf_redirect_peer` scrubs the packet and addresses it to the pod (Linux 6.15, commit 8ec42e69eab4); by version.
+    /// The programs rewrite the MAC address themselves, so both behaviours do.
+    pub redirect_peer_scrubs: bool,
+}
+
+impl Features {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub(super) fn probe() -> anyhow::Result<Self> {
+        let uname = nix::sys::utsname::uname().context("asking for the kernel's version")?;
+        let kernel = uname.release().to_string_lossy().into_owned();
+        let version = version(&kernel)
+            .ok_or_else(|| anyhow!("the kernel's version \"{kernel}\" does not start with two numbers"))?;
+        Ok(Self {
+            kernel,
+            tcx: has_tcx()?,
+            xdp: version >= (5, 18),
+            redirect_peer_scrubs: version >= (6, 15),
+        })
+    }
+
+    /// How programs are attached: as the operator says, else tcx where the kernel has it.
+    ///
+    /// # Errors
+    /// Where tcx is asked for and the kernel has none.
+    pub(super) fn attach_mode(&self, setting: AttachSetting) -> anyhow::Result<AttachMode> {
+        match setting {
+            AttachSetting::Auto if self.tcx => Ok(AttachMode::Tcx),
+            AttachSetting::Auto | AttachSetting::Clsact => Ok(AttachMode::Clsact),
+            AttachSetting::Tcx if self.tcx => Ok(AttachMode::Tcx),
+            AttachSetting::Tcx => bail!(
+                "attach is \"tcx\", but this kernel ({}) has no tcx (6.6 brought it): use \"auto\" or \"clsact\"",
+                self.kernel
+            ),
         }
+    }
+
+    /// # Errors
+    /// Where XDP is asked for and the kernel is too old for the program.
+    pub(super) fn check_xdp(&self, setting: XdpMode) -> anyhow::Result<()> {
+        if setting != XdpMode::Off && !self.xdp {
+            bail!(
+                "xdp is \"{setting}\", but this kernel ({}) is older than 5.18, which the program needs: use \"off\"",
+                self.kernel
+            );
+        }
+        Ok(())
     }
 }
 
-/// Whether the kernel answers a query for tcx programs (Linux 6.6, commit e420bed02507).
+/// The first two numbers of a release such as `6.1.0-13-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Whether the kernel answers a query for tcx programs.
 fn has_tcx() -> anyhow::Result<bool> {
-    use aya::programs::ProgramError;
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Ok(true),
         Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EINVAL) => {
             Ok(false)
         }
         Err(error) => Err(error).context("asking the kernel whether it has tcx"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old() -> Features {
+        Features { kernel: "5.15.0-91-generic".into(), tcx: false, xdp: false, redirect_peer_scrubs: false }
+    }
+
+    #[test]
+    fn versions_are_read_from_every_form_of_release() {
+        for (release, expected) in [
+            ("6.18.5", Some((6, 18))),
+            ("5.15.0-91-generic", Some((5, 15))),
+            ("6.1-rc3", Some((6, 1))),
+            ("linux", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_refused_with_the_way_out() {
+        assert_eq!(old().attach_mode(AttachSetting::Auto).unwrap(), AttachMode::Clsact);
+        let error = old().attach_mode(AttachSetting::Tcx).unwrap_err().to_string();
+        assert!(error.contains("(5.15.0-91-generic) has no tcx") && error.contains("\"clsact\""), "{error}");
+        let error = old().check_xdp(XdpMode::Native).unwrap_err().to_string();
+        assert!(error.contains("xdp is \"native\"") && error.contains("use \"off\""), "{error}");
+        old().check_xdp(XdpMode::Off).unwrap();
     }
 }

@@ -2,40 +2,81 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
 };
 use dataplane_common::{
-    Address, Counter, Hook, Ip4, Ip6, NextHopKind, PREFIX_LENGTHS, PodEntry, RouteEntry, RouteKey, Settings,
-    Verdict, counter_index,
+    Address, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PREFIX_LENGTHS,
+    PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index,
 };
 use ipnetwork::IpNetwork;
 
 use crate::pods::PodEndpoint;
 
 /// The maps that are pinned, under these names.
-pub(super) const NAMES: [&str; 6] = ["pods4", "pods6", "routes4", "routes6", "settings", "counters"];
+pub(super) const NAMES: [&str; 12] = [
+    "pods4",
+    "pods6",
+    "routes4",
+    "routes6",
+    "nodes4",
+    "nodes6",
+    "stack_flows4",
+    "stack_flows6",
+    "flow_gate",
+    "wire_ports",
+    "settings",
+    "counters",
+];
 
 /// How packets reach a peer node's pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerRoute {
-    /// Index of the uplink.
+    /// Index of the uplink, or of the overlay device.
     pub ifindex: u32,
-    /// The largest IP packet that may leave this way, in bytes.
+    /// The largest IP packet that may leave this way, in bytes; at most 65535.
     pub mtu: u32,
-    /// Address of the next hop, of the pod CIDR's family.
-    pub next_hop: IpAddr,
+    /// Where to.
+    pub next_hop: PeerNextHop,
+}
+
+/// The next hop of a [`PeerRoute`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerNextHop {
+    /// A neighbour on the uplink.
+    Direct(IpAddr),
+    /// The peer node at the other end of the overlay.
+    Tunnel {
+        /// Its address: the outer packets' destination.
+        node: IpAddr,
+        /// The MAC address of its overlay device.
+        mac: [u8; 6],
+    },
+}
+
+/// This node's own addresses: where overlay frames to it end, and what frames XDP takes for its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// MAC addresses of the uplinks; XDP runs at the first [`UPLINK_MACS`] of them.
+    pub uplink_macs: Vec<[u8; 6]>,
 }
 
 /// The maps of a loaded object.
 pub(super) struct Maps {
     v4: FamilyMaps<Ip4>,
     v6: FamilyMaps<Ip6>,
+    wire_ports: DevMapHash<MapData>,
+    flow_gate: Array<MapData, FlowGate>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
 }
@@ -44,18 +85,32 @@ struct FamilyMaps<A>
 where
     A: aya::Pod,
     RouteKey<A>: aya::Pod,
-    RouteEntry<A>: aya::Pod,
+    FlowKey<A>: aya::Pod,
 {
     pods: HashMap<MapData, A, PodEntry>,
-    routes: HashMap<MapData, RouteKey<A>, RouteEntry<A>>,
+    routes: HashMap<MapData, RouteKey<A>, RouteEntry>,
+    nodes: HashMap<MapData, A, NodeEntry>,
+    flows: HashMap<MapData, FlowKey<A>, FlowEntry>,
 }
 
 impl Maps {
     /// Takes the maps out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            v4: FamilyMaps { pods: take(ebpf, "pods4")?, routes: take(ebpf, "routes4")? },
-            v6: FamilyMaps { pods: take(ebpf, "pods6")?, routes: take(ebpf, "routes6")? },
+            v4: FamilyMaps {
+                pods: take(ebpf, "pods4")?,
+                routes: take(ebpf, "routes4")?,
+                nodes: take(ebpf, "nodes4")?,
+                flows: take(ebpf, "stack_flows4")?,
+            },
+            v6: FamilyMaps {
+                pods: take(ebpf, "pods6")?,
+                routes: take(ebpf, "routes6")?,
+                nodes: take(ebpf, "nodes6")?,
+                flows: take(ebpf, "stack_flows6")?,
+            },
+            wire_ports: take(ebpf, "wire_ports")?,
+            flow_gate: take(ebpf, "flow_gate")?,
             settings: take(ebpf, "settings")?,
             counters: take(ebpf, "counters")?,
         })
@@ -116,21 +171,13 @@ impl Maps {
         let mut wanted6 = Vec::new();
         for (cidr, route) in routes {
             let prefix_len = u32::from(cidr.prefix());
-            match (cidr.network(), route.next_hop) {
-                (IpAddr::V4(prefix), IpAddr::V4(next_hop)) => {
-                    wanted4.push((
-                        RouteKey::new(Ip4::from(prefix), prefix_len),
-                        entry(*route, Ip4::from(next_hop)),
-                    ));
+            match cidr.network() {
+                IpAddr::V4(prefix) => {
+                    wanted4.push((RouteKey::new(Ip4::from(prefix), prefix_len), entry(*route)));
                 }
-                (IpAddr::V6(prefix), IpAddr::V6(next_hop)) => {
-                    wanted6.push((
-                        RouteKey::new(Ip6::from(prefix), prefix_len),
-                        entry(*route, Ip6::from(next_hop)),
-                    ));
+                IpAddr::V6(prefix) => {
+                    wanted6.push((RouteKey::new(Ip6::from(prefix), prefix_len), entry(*route)));
                 }
-                // The kernel's route serves it.
-                _ => {}
             }
         }
         let (lens4, mut problems) = prefix_lengths(wanted4.iter().map(|(key, _)| key.prefix_len));
@@ -138,11 +185,72 @@ impl Maps {
         problems.extend(problems6);
         self.v4.set_routes(&wanted4).context("writing routes4")?;
         self.v6.set_routes(&wanted6).context("writing routes6")?;
-        let settings = Settings { prefix_lens4: lens4, prefix_lens6: lens6 };
-        if self.settings.get(&0, 0).context("reading settings")? != settings {
-            self.settings.set(0, settings, 0).context("writing settings")?;
-        }
+        self.change_settings(|now| Settings { prefix_lens4: lens4, prefix_lens6: lens6, ..now })?;
         Ok(problems)
+    }
+
+    /// Makes the node maps hold exactly these peer nodes.
+    pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        let mut wanted4 = BTreeSet::new();
+        let mut wanted6 = BTreeSet::new();
+        for node in nodes {
+            match node {
+                IpAddr::V4(address) => drop(wanted4.insert(Ip4::from(*address))),
+                IpAddr::V6(address) => drop(wanted6.insert(Ip6::from(*address))),
+            }
+        }
+        self.v4.set_nodes(wanted4).context("writing nodes4")?;
+        self.v6.set_nodes(wanted6).context("writing nodes6")
+    }
+
+    /// Tells the programs where overlay frames to this node end.
+    pub(super) fn set_own_addresses(&mut self, own: &OwnAddresses) -> anyhow::Result<()> {
+        let node4 = Ip4::from(own.v4.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let node6 = Ip6::from(own.v6.unwrap_or(Ipv6Addr::UNSPECIFIED));
+        let mut uplink_macs = [[0; 6]; UPLINK_MACS];
+        for (slot, mac) in uplink_macs.iter_mut().zip(&own.uplink_macs) {
+            *slot = *mac;
+        }
+        self.change_settings(|now| Settings { node4, node6, uplink_macs, ..now })
+    }
+
+    fn change_settings(&mut self, change: impl FnOnce(Settings) -> Settings) -> anyhow::Result<()> {
+        let now = self.settings.get(&0, 0).context("reading settings")?;
+        let wanted = change(now);
+        if wanted != now {
+            self.settings.set(0, wanted, 0).context("writing settings")?;
+        }
+        Ok(())
+    }
+
+    /// Lets XDP send to an interface.
+    pub(super) fn add_port(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        self.wire_ports
+            .insert(ifindex, ifindex, None, 0)
+            .with_context(|| format!("adding the device with index {ifindex} to wire_ports"))
+    }
+
+    /// Removes an interface from those that XDP may send to. The kernel does it by itself when the device goes.
+    pub(super) fn remove_port(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        absent_is_fine(self.wire_ports.remove(ifindex))
+            .with_context(|| format!("removing the device with index {ifindex} from wire_ports"))
+    }
+
+    /// Forgets the flows that the stack has not touched for so long that the kernel has forgotten them too, and
+    /// shuts the gate when none is left. `now` is `CLOCK_MONOTONIC`; returns how many flows remain.
+    pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
+        if self.flow_gate.get(&0, 0).context("reading flow_gate")?.open == 0 {
+            return Ok(0);
+        }
+        let remaining = self.v4.sweep_flows(now, ages)? + self.v6.sweep_flows(now, ages)?;
+        if remaining == 0 {
+            self.flow_gate.set(0, FlowGate { open: 0 }, 0).context("writing flow_gate")?;
+            // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
+            if !self.v4.has_no_flows()? || !self.v6.has_no_flows()? {
+                self.flow_gate.set(0, FlowGate { open: 1 }, 0).context("writing flow_gate")?;
+            }
+        }
+        Ok(remaining)
     }
 
     /// The counters, summed over the CPUs.
@@ -168,12 +276,12 @@ impl Maps {
 
 impl<A> FamilyMaps<A>
 where
-    A: Address + std::hash::Hash + aya::Pod,
+    A: Address + Ord + std::hash::Hash + aya::Pod,
     RouteKey<A>: aya::Pod,
-    RouteEntry<A>: aya::Pod,
+    FlowKey<A>: aya::Pod,
 {
-    fn set_routes(&mut self, wanted: &[(RouteKey<A>, RouteEntry<A>)]) -> anyhow::Result<()> {
-        let mut present: std::collections::HashMap<RouteKey<A>, RouteEntry<A>> =
+    fn set_routes(&mut self, wanted: &[(RouteKey<A>, RouteEntry)]) -> anyhow::Result<()> {
+        let mut present: std::collections::HashMap<RouteKey<A>, RouteEntry> =
             self.routes.iter().collect::<Result<_, _>>()?;
         // New ones first: a route that only moves to another next hop never leaves a gap.
         for (key, entry) in wanted {
@@ -185,6 +293,37 @@ where
             absent_is_fine(self.routes.remove(key))?;
         }
         Ok(())
+    }
+
+    fn set_nodes(&mut self, mut wanted: BTreeSet<A>) -> anyhow::Result<()> {
+        let present: Vec<(A, NodeEntry)> = self.nodes.iter().collect::<Result<_, _>>()?;
+        let mut last = 0;
+        for (address, entry) in present {
+            last = last.max(entry.id);
+            if !wanted.remove(&address) {
+                absent_is_fine(self.nodes.remove(&address))?;
+            }
+        }
+        for (address, id) in wanted.into_iter().zip(last + 1..) {
+            self.nodes.insert(address, NodeEntry { id }, 0).map_err(|error| full(error, "maxRoutes"))?;
+        }
+        Ok(())
+    }
+
+    fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
+        let flows: Vec<(FlowKey<A>, FlowEntry)> = self.flows.iter().collect::<Result<_, _>>()?;
+        let mut remaining = flows.len();
+        for (key, flow) in flows {
+            if now.saturating_sub(Duration::from_nanos(flow.last_seen)) > ages.of(key.protocol) {
+                absent_is_fine(self.flows.remove(&key))?;
+                remaining -= 1;
+            }
+        }
+        Ok(remaining)
+    }
+
+    fn has_no_flows(&self) -> anyhow::Result<bool> {
+        Ok(self.flows.keys().next().transpose()?.is_none())
     }
 }
 
@@ -209,8 +348,36 @@ fn prefix_lengths(lengths: impl Iterator<Item = u32>) -> ([u8; PREFIX_LENGTHS], 
     (list, problems)
 }
 
-fn entry<A>(route: PeerRoute, next_hop: A) -> RouteEntry<A> {
-    RouteEntry { kind: NextHopKind::Direct as u32, ifindex: route.ifindex, mtu: route.mtu, next_hop }
+fn entry(route: PeerRoute) -> RouteEntry {
+    let (kind, address, mac) = match route.next_hop {
+        PeerNextHop::Direct(address @ IpAddr::V4(_)) => (NextHopKind::Direct4, address, [0; 6]),
+        PeerNextHop::Direct(address @ IpAddr::V6(_)) => (NextHopKind::Direct6, address, [0; 6]),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V4(_), mac } => (NextHopKind::Tunnel4, node, mac),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V6(_), mac } => (NextHopKind::Tunnel6, node, mac),
+    };
+    let mut next_hop = [0; 16];
+    match address {
+        IpAddr::V4(address) => next_hop[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => next_hop.copy_from_slice(&address.octets()),
+    }
+    // The loopback device's MTU of 65536 is the only one that does not fit.
+    let mtu = u16::try_from(route.mtu).unwrap_or(u16::MAX);
+    RouteEntry { ifindex: route.ifindex, mtu, kind: kind as u16, next_hop, mac, reserved: [0; 2] }
+}
+
+/// How long a flow of each protocol is remembered after the stack's last packet: as long as conntrack does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowAges {
+    /// TCP, established.
+    pub tcp: Duration,
+    /// Everything else.
+    pub other: Duration,
+}
+
+impl FlowAges {
+    fn of(&self, protocol: u8) -> Duration {
+        if i32::from(protocol) == libc::IPPROTO_TCP { self.tcp } else { self.other }
+    }
 }
 
 fn endpoint(entry: PodEntry) -> PodEndpoint {

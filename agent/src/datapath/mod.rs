@@ -6,26 +6,34 @@
 mod attach;
 mod bpffs;
 mod features;
+mod kernel_types;
 mod maps;
+mod redirect_errors;
 mod remove;
+mod xdp;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{SchedClassifier, Xdp},
+};
 use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
-pub use maps::PeerRoute;
+pub use features::Features;
+pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 
 use maps::Maps;
 pub use remove::remove;
+pub use xdp::XdpMode;
 
 use crate::pods::{FastPath, PodEndpoint};
 
@@ -47,14 +55,42 @@ pub struct Options {
     pub log_drops: bool,
     /// Size of the pod maps, in pods.
     pub max_pods: u32,
-    /// Size of the route maps, in pod CIDRs.
+    /// Size of the route and node maps, in pod CIDRs.
     pub max_routes: u32,
+    /// Size of the maps of flows through the kernel's stack.
+    pub max_stack_flows: u32,
+    /// XDP at the uplinks.
+    pub xdp: XdpMode,
+    /// The overlay's network identifier, 24 bits.
+    pub vni: u32,
+    /// The overlay's UDP port.
+    pub vxlan_port: u16,
+}
+
+impl Options {
+    /// The defaults, with this folder.
+    #[must_use]
+    pub const fn new(bpf_dir: PathBuf) -> Self {
+        Self {
+            bpf_dir,
+            attach: AttachSetting::Auto,
+            log_drops: false,
+            max_pods: 256,
+            max_routes: 8192,
+            max_stack_flows: 32768,
+            xdp: XdpMode::Off,
+            vni: 1,
+            vxlan_port: 8472,
+        }
+    }
 }
 
 /// The loaded programs and their maps.
 pub struct Datapath {
     state: Mutex<State>,
     mode: AttachMode,
+    xdp: XdpMode,
+    features: Features,
     links: PathBuf,
 }
 
@@ -73,21 +109,86 @@ impl Datapath {
         let dir = layout_dir(&options.bpf_dir);
         let links = dir.join("links");
         fs_err::create_dir_all(&links).context("preparing the folder for pinned links")?;
-        let mode = features::attach_mode(options.attach)?;
-        let mut ebpf = load(Some(&dir), options)?;
+        let features = Features::probe()?;
+        let mode = features.attach_mode(options.attach)?;
+        features.check_xdp(options.xdp)?;
+        let xdp = options.xdp != XdpMode::Off;
+        let tracing = if xdp { Some(redirect_errors::Globals::find()) } else { None };
+        let globals = tracing.as_ref().and_then(|found| found.as_ref().ok());
+        let mut ebpf = load(Some(&dir), options, globals)?;
         let maps = Maps::take(&mut ebpf)?;
-        for hook in Hook::ALL {
-            program(&mut ebpf, *hook)?
-                .load()
-                .with_context(|| format!("loading the program {}", hook.name()))?;
+        load_programs(&mut ebpf, xdp)?;
+        let traced = match tracing {
+            Some(Ok(_)) => redirect_errors::attach(&mut ebpf, &links),
+            Some(Err(error)) => Err(error),
+            None => redirect_errors::detach(&links),
+        };
+        if let Err(error) = traced {
+            tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, links })
+        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
     }
 
     /// How programs are attached here.
     #[must_use]
     pub const fn attach_mode(&self) -> AttachMode {
         self.mode
+    }
+
+    /// What this kernel has of what differs between kernels.
+    #[must_use]
+    pub const fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// XDP at the uplinks, as set.
+    #[must_use]
+    pub const fn xdp_mode(&self) -> XdpMode {
+        self.xdp
+    }
+
+    /// Attaches `xdp_from_wire` to an uplink in the mode that is set, or detaches it where that is [`XdpMode::Off`].
+    ///
+    /// # Errors
+    /// Where the driver does not support the mode, or another tool's XDP program is there.
+    pub fn attach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
+        let mut state = self.state();
+        xdp::attach(xdp_program(&mut state.ebpf)?, uplink, self.xdp, &self.links)
+    }
+
+    /// Detaches `xdp_from_wire` from a former uplink.
+    ///
+    /// # Errors
+    /// Where the pinned link cannot be removed.
+    pub fn detach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
+        xdp::detach(uplink, &self.links)
+    }
+
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.state().maps.set_nodes(nodes)
+    }
+
+    /// Tells the programs this node's own addresses.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written.
+    pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
+        self.state().maps.set_own_addresses(own)
+    }
+
+    /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
+    /// Returns how many remain.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
+        let now =
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+        self.state().maps.sweep_flows(now.into(), ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -157,12 +258,19 @@ impl Datapath {
 }
 
 impl FastPath for Datapath {
-    fn attach_pod(&self, interface: &str, _ifindex: u32) -> anyhow::Result<()> {
-        self.attach(Hook::FromPod, interface)
+    fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        // Egress first: no packet may be forwarded past flows that nobody has noted.
+        self.attach(Hook::ToPod, interface)?;
+        self.attach(Hook::FromPod, interface)?;
+        self.state().maps.add_port(ifindex)
     }
 
     fn detach_pod(&self, interface: &str) -> anyhow::Result<()> {
-        self.detach(Hook::FromPod, interface)
+        if let Ok(ifindex) = nix::net::if_::if_nametoindex(interface) {
+            self.state().maps.remove_port(ifindex)?;
+        }
+        self.detach(Hook::FromPod, interface)?;
+        self.detach(Hook::ToPod, interface)
     }
 
     fn set_pod(&self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
@@ -175,6 +283,10 @@ impl FastPath for Datapath {
 
     fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>> {
         self.state().maps.pods()
+    }
+
+    fn needs_napi(&self) -> bool {
+        self.xdp != XdpMode::Off
     }
 
     fn attached(&self) -> anyhow::Result<Vec<String>> {
@@ -195,21 +307,21 @@ pub fn load_unpinned() -> anyhow::Result<Ebpf> {
 /// # Errors
 /// As [`Datapath::open`].
 pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
-    let options = Options {
-        bpf_dir: PathBuf::new(),
-        attach: AttachSetting::Auto,
-        log_drops: false,
-        max_pods,
-        max_routes,
-    };
-    let mut ebpf = load(None, &options)?;
-    load_programs(&mut ebpf)?;
+    let options = Options { max_pods, max_routes, ..Options::new(PathBuf::new()) };
+    let mut ebpf = load(None, &options, None)?;
+    load_programs(&mut ebpf, true)?;
     Ok(ebpf)
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// The XDP program needs a newer kernel than the others: it is loaded only where it is wanted.
+fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     for hook in Hook::ALL {
-        program(ebpf, *hook)?.load().with_context(|| format!("loading the program {}", hook.name()))?;
+        match hook {
+            Hook::XdpFromWire if !xdp => continue,
+            Hook::XdpFromWire => xdp_program(ebpf)?.load(),
+            _ => program(ebpf, *hook)?.load(),
+        }
+        .with_context(|| format!("loading the program {}", hook.name()))?;
     }
     Ok(())
 }
@@ -219,19 +331,38 @@ fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
 }
 
-fn load(pins: Option<&Path>, options: &Options) -> anyhow::Result<Ebpf> {
+fn load(
+    pins: Option<&Path>,
+    options: &Options,
+    globals: Option<&redirect_errors::Globals>,
+) -> anyhow::Result<Ebpf> {
     // aya-log's levels: 0 is off, and the verifier then removes the logging; 2 is "warn".
     let log_level: u8 = if options.log_drops { 2 } else { 0 };
     let pods = options.max_pods;
     let routes = options.max_routes;
+    let flows = options.max_stack_flows;
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .override_global("VNI", &options.vni, true)
+        .override_global("VXLAN_PORT", &options.vxlan_port, true)
         .map_max_entries("pods4", pods)
         .map_max_entries("pods6", pods)
         .map_max_entries("routes4", routes)
-        .map_max_entries("routes6", routes);
+        .map_max_entries("routes6", routes)
+        .map_max_entries("nodes4", routes)
+        .map_max_entries("nodes6", routes)
+        .map_max_entries("stack_flows4", flows)
+        .map_max_entries("stack_flows6", flows)
+        .map_max_entries("wire_ports", pods);
+    if let Some(globals) = globals {
+        loader
+            .override_global("IFINDEX_OFFSET", &globals.ifindex, true)
+            .override_global("NAMESPACE_OFFSET", &globals.namespace, true)
+            .override_global("COOKIE_OFFSET", &globals.cookie_offset, true)
+            .override_global("NAMESPACE_COOKIE", &globals.cookie, true);
+    }
     if !options.log_drops {
         // The smallest ring buffer there is, as nothing will be written to it.
         loader.map_max_entries("AYA_LOGS", 4096);
@@ -251,4 +382,11 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> anyhow::Result<&mut SchedClassifier> 
     let program =
         ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
     program.try_into().with_context(|| format!("the program {name} is not a tc classifier"))
+}
+
+fn xdp_program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
+    let name = Hook::XdpFromWire.name();
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the program {name} is not an XDP program"))
 }

@@ -15,7 +15,7 @@ use super::{attach, bpffs, layout_dir};
 pub fn remove(bpf_dir: &Path, interfaces: &[String]) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     for interface in interfaces {
-        for hook in Hook::ALL {
+        for hook in Hook::ALL.iter().filter(|hook| **hook != Hook::XdpFromWire) {
             attach::detach_clsact(*hook, interface)?;
         }
     }

@@ -10,8 +10,8 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::Netlink;
 use super::error::{to_io, tolerate};
+use super::{Netlink, Vxlan};
 
 /// A network device as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// What `ip link set … alias` shows.
     pub alias: Option<String>,
+    /// What is particular about a VXLAN device.
+    pub vxlan: Option<Vxlan>,
     /// The device it hangs on: a veth's other end (numbered in *its* namespace), a tunnel's lower device.
     pub peer: Option<u32>,
 }
@@ -162,6 +164,7 @@ impl Link {
             loopback: flags.contains(LinkFlags::Loopback),
             kind: None,
             alias: None,
+            vxlan: None,
             peer: None,
         };
         for attribute in &message.attributes {
@@ -176,6 +179,10 @@ impl Link {
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                    link.vxlan = infos.iter().find_map(|info| match info {
+                        LinkInfo::Data(InfoData::Vxlan(infos)) => Some(Vxlan::from_infos(infos)),
                         _ => None,
                     });
                 }

@@ -4,16 +4,20 @@
 //! being done to what; [`is_errno`] tells the kernel's reasons apart.
 
 mod address;
+mod encap;
 mod error;
 mod link;
 pub mod namespace;
 mod neighbour;
+pub mod offload;
 mod resolve;
 mod route;
+mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod vxlan;
 mod watch;
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -22,10 +26,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use rtnetlink::Handle;
 
+pub use encap::Encap;
 pub use error::is_errno;
 pub use link::{Link, VethSpec};
 pub use resolve::NextHop;
-pub use route::{ROUTE_PROTOCOL, Route, RouteKind, RouteScope};
+pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RouteScope};
+pub use rule::Rule;
+pub use vxlan::Vxlan;
 pub use watch::Change;
 
 /// A netlink socket in one network namespace. Cheap to clone.

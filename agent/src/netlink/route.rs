@@ -1,4 +1,4 @@
-//! Podlane's routes in the main table. Other daemons' routes are never listed and never deleted.
+//! Podlane's routes, in the main table and one of its own. Other daemons' routes are never listed and never deleted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,13 +13,18 @@ use rtnetlink::packet_route::route::{
     RouteScope as KernelScope, RouteType, RouteVia,
 };
 
-use super::Netlink;
 use super::error::{to_io, tolerate};
+use super::{Encap, Netlink};
 
 /// `rtm_protocol` of every route that Podlane owns.
 pub const ROUTE_PROTOCOL: u8 = 80;
+/// Podlane's own routing table: what packets from pods are routed by first, see [`super::Rule`].
+pub const PEER_TABLE: u8 = 80;
 /// The metric that the kernel gives an IPv6 route which was added without one.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
+
+/// The tables that Podlane's routes are in.
+const TABLES: [u8; 2] = [RouteHeader::RT_TABLE_MAIN, PEER_TABLE];
 
 /// What a route does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +44,7 @@ pub enum RouteScope {
     Link,
 }
 
-/// One of Podlane's routes in the main table.
+/// One of Podlane's routes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// Where to.
@@ -60,6 +65,10 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// IPv4 only.
     pub scope: RouteScope,
+    /// Through a tunnel.
+    pub encap: Option<Encap>,
+    /// The routing table: main, or [`PEER_TABLE`].
+    pub table: u8,
 }
 
 impl Route {
@@ -76,6 +85,8 @@ impl Route {
             on_link: false,
             mtu: None,
             scope,
+            encap: None,
+            table: RouteHeader::RT_TABLE_MAIN,
         }
     }
 
@@ -118,7 +129,7 @@ impl Route {
         let header = &mut message.header;
         header.address_family = super::address::family(self.destination.ip());
         header.destination_prefix_length = self.destination.prefix();
-        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.table = self.table;
         header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
         header.kind = match self.kind {
             RouteKind::Unicast => RouteType::Unicast,
@@ -144,6 +155,7 @@ impl Route {
         attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(source.into())));
         attributes.extend(self.metric.map(RouteAttribute::Priority));
         attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        attributes.extend(self.encap.into_iter().flat_map(Encap::to_attributes));
         message
     }
 
@@ -167,6 +179,7 @@ impl Route {
         // A default route carries no destination.
         let mut route = Self { kind, scope, ..Self::to_device(IpNetwork::new(unspecified, 0).ok()?, 0) };
         route.ifindex = None;
+        route.table = header.table;
         route.on_link = header.flags.contains(RouteFlags::Onlink);
         for attribute in &message.attributes {
             match attribute {
@@ -179,6 +192,7 @@ impl Route {
                 RouteAttribute::Oif(index) => route.ifindex = Some(*index),
                 RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+                RouteAttribute::Encap(parts) => route.encap = Encap::from_parts(parts),
                 RouteAttribute::Metrics(metrics) => {
                     route.mtu = metrics.iter().find_map(|metric| match metric {
                         RouteMetric::Mtu(mtu) => Some(*mtu),
@@ -192,10 +206,9 @@ impl Route {
     }
 }
 
-/// Whether a route of the main table carries Podlane's protocol.
+/// Whether a route of one of our tables carries Podlane's protocol.
 pub(super) fn is_ours(message: &RouteMessage) -> bool {
-    message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
-        && message.header.table == RouteHeader::RT_TABLE_MAIN
+    message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) && TABLES.contains(&message.header.table)
 }
 
 /// The address of a route's attribute.
@@ -219,19 +232,26 @@ impl fmt::Display for Route {
         if let Some(ifindex) = self.ifindex {
             write!(f, " on the device with index {ifindex}")?;
         }
+        if let Some(Encap { remote, .. }) = self.encap {
+            write!(f, " through the overlay to {remote}")?;
+        }
+        if self.table == PEER_TABLE {
+            write!(f, " in table {PEER_TABLE}")?;
+        }
         Ok(())
     }
 }
 
 impl Netlink {
-    /// Podlane's routes (protocol 80) in the main table, both families. The kernel filters: other daemons may keep
+    /// Podlane's routes (protocol 80) in the main table and its own, both families. The kernel filters: other daemons may keep
     /// a million routes there.
     pub async fn routes(&self) -> anyhow::Result<Vec<Route>> {
         let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let families = [AddressFamily::Inet, AddressFamily::Inet6];
+        for (family, table) in families.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
-            filter.header.table = RouteHeader::RT_TABLE_MAIN;
+            filter.header.table = table;
             filter.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
             let messages = self.handle.route().get(filter).execute().try_collect::<Vec<_>>().await;
             match messages.map_err(to_io) {
@@ -255,7 +275,10 @@ impl Netlink {
         let mut message = route.to_message();
         // Enough to find it: the kernel compares what is given, and not-given matches everything.
         message.header.scope = KernelScope::NoWhere;
-        message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Metrics(_)));
+        message.attributes.retain(|attribute| {
+            use RouteAttribute::{Encap, EncapType, Metrics};
+            !matches!(attribute, Metrics(_) | Encap(_) | EncapType(_))
+        });
         let result = self.handle.route().del(message).execute().await;
         tolerate(result, &[Errno::ESRCH, Errno::ENODEV]).with_context(|| format!("deleting route {route}"))
     }

@@ -247,3 +247,93 @@ fn only_a_network_namespace_is_taken_for_one() {
         assert!(namespace::is_current(&own).unwrap());
     });
 }
+
+#[test]
+fn a_flow_based_vxlan_device_is_created_and_recognised() {
+    in_own_namespace(|| async {
+        let node = Netlink::new().unwrap();
+        let link = node.create_vxlan("podlane.vxlan", HOST_MAC, 1450, 8472).await.unwrap();
+        assert_eq!(node.link_by_name("podlane.vxlan").await.unwrap(), Some(link.clone()));
+        assert_eq!(
+            (link.kind.as_deref(), link.mac, link.mtu, link.up),
+            (Some("vxlan"), Some(HOST_MAC), 1450, false)
+        );
+        assert_eq!(link.vxlan, Some(Vxlan { port: 8472, collect_metadata: true }));
+        node.set_mtu(link.index, 1430).await.unwrap();
+        node.set_vxlan_up(&link, 8472).await.unwrap();
+        let now = node.link_by_index(link.index).await.unwrap().unwrap();
+        assert_eq!((now.mtu, now.up), (1430, true));
+
+        // A second one on the port is refused by the time it is brought up.
+        let error = match node.create_vxlan("other", POD_MAC, 1450, 8472).await {
+            Ok(other) => node.set_vxlan_up(&other, 8472).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(is_errno(&error, Errno::EEXIST) || is_errno(&error, Errno::EADDRINUSE), "{error:#}");
+        assert!(error.to_string().contains("UDP port 8472 is taken"), "{error:#}");
+    });
+}
+
+#[test]
+fn tunnelled_routes_and_rules_read_back_as_they_were_written() {
+    in_own_namespace(|| async {
+        let pod_netns = new_namespace();
+        let (node, _) = node_with_device(pod_netns.as_fd()).await;
+        let device = node.create_vxlan("podlane.vxlan", HOST_MAC, 1450, 8472).await.unwrap();
+        node.set_up(device.index).await.unwrap();
+        let tunnel = |destination: &str, gateway: &str, remote: &str, source: &str| Route {
+            on_link: true,
+            source: Some(ip(source)),
+            encap: Some(Encap { remote: ip(remote), vni: 0x00ab_cdef }),
+            ..Route::via(net(destination), ip(gateway), device.index)
+        };
+        let mut routes = vec![
+            tunnel("10.244.2.0/24", "192.168.2.12", "192.168.2.12", "10.244.1.1"),
+            tunnel("10.244.3.0/24", "fe80::50:a8ff:fe02:d", "fd00:2::13", "10.244.1.1"),
+            tunnel("fd00:244:2::/64", "fe80::50:a8ff:fe02:c", "192.168.2.12", "fd00:244:1::1"),
+            tunnel("fd00:244:3::/64", "fe80::50:a8ff:fe02:d", "fd00:2::13", "fd00:244:1::1"),
+            Route {
+                table: PEER_TABLE,
+                ..tunnel("192.168.2.12/32", "192.168.2.12", "192.168.2.12", "10.244.1.1")
+            },
+            Route {
+                table: PEER_TABLE,
+                ..tunnel("fd00:2::13/128", "fe80::50:a8ff:fe02:d", "fd00:2::13", "fd00:244:1::1")
+            },
+        ];
+        for route in &routes {
+            node.replace_route(route).await.unwrap();
+            node.replace_route(route).await.expect("replacing it by itself is fine");
+        }
+        let mut seen = node.routes().await.unwrap();
+        seen.sort();
+        routes = routes.into_iter().map(Route::canonical).collect();
+        routes.sort();
+        assert_eq!(seen, routes);
+
+        // A direct route takes a tunnelled one's place, and the other way round.
+        let direct =
+            Route { on_link: true, ..Route::via(net("10.244.2.0/24"), ip("192.168.1.12"), device.index) };
+        node.replace_route(&direct).await.unwrap();
+        assert_eq!(node.routes().await.unwrap().len(), routes.len());
+        let back = routes.iter().find(|route| route.destination == direct.destination).unwrap();
+        node.replace_route(back).await.unwrap();
+        let mut seen = node.routes().await.unwrap();
+        seen.sort();
+        assert_eq!(seen, routes);
+        for route in &routes {
+            node.delete_route(route).await.unwrap();
+        }
+        assert_eq!(node.routes().await.unwrap(), []);
+
+        let rules = [Rule { from: net("10.244.1.0/24") }, Rule { from: net("fd00:244:1::/64") }];
+        for rule in rules.iter().chain(&rules) {
+            node.add_rule(*rule).await.unwrap();
+        }
+        assert_eq!(node.rules().await.unwrap(), rules);
+        for rule in rules.iter().chain(&rules) {
+            node.delete_rule(*rule).await.unwrap();
+        }
+        assert_eq!(node.rules().await.unwrap(), []);
+    });
+}

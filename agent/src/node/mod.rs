@@ -4,12 +4,20 @@
 //! change of cluster, links, addresses, routes or neighbours, so that what others break is mended.
 
 mod files;
+mod flows;
+mod masquerade;
+mod mtu;
+mod overlay;
+mod path;
 mod peers;
+mod plan;
 mod reconcile;
+mod ruleset;
 mod sysctl;
 mod uplinks;
+mod xdp;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -20,7 +28,11 @@ use tokio::{
 };
 
 pub use files::NodeFile;
+pub use masquerade::remove_masquerade;
+pub use overlay::OVERLAY_DEVICE;
 pub use peers::{Peer, PeerState};
+
+use masquerade::Masquerade;
 
 use crate::{
     cluster::{Cluster, Update},
@@ -33,7 +45,7 @@ use crate::{
 /// Changes come in bursts: a pass waits this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// A pass without a change, in case one was missed.
+/// A pass without a change, in case one was missed; and how often forgotten flows are swept.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What `podlane status` tells of the node.
@@ -47,6 +59,10 @@ pub struct NodeStatus {
     pub pod_cidrs: Vec<IpNetwork>,
     /// MTU of the pods' interfaces; 0 before it is known.
     pub mtu: u32,
+    /// MTU of the overlay device, while there is one.
+    pub overlay_mtu: Option<u32>,
+    /// The uplinks that XDP runs at.
+    pub xdp_uplinks: Vec<String>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// What is wrong, in words.
@@ -62,6 +78,17 @@ pub struct NodeTask {
     cluster_problem: Option<String>,
     network: watch::Sender<Option<NodeNetwork>>,
     status: watch::Sender<NodeStatus>,
+    memory: Memory,
+}
+
+/// What a pass remembers for the next one.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The uplinks that this agent's XDP program is attached to, with their indices.
+    xdp: BTreeMap<String, u32>,
+    /// The masquerade rules that were last looked after, and what was wrong with them; the inner `None` where there
+    /// should be none.
+    masquerade: Option<(Option<Masquerade>, Option<String>)>,
 }
 
 impl NodeTask {
@@ -74,7 +101,16 @@ impl NodeTask {
         network: watch::Sender<Option<NodeNetwork>>,
         status: watch::Sender<NodeStatus>,
     ) -> Self {
-        Self { config, netlink, datapath, cluster: None, cluster_problem: None, network, status }
+        Self {
+            config,
+            netlink,
+            datapath,
+            cluster: None,
+            cluster_problem: None,
+            network,
+            status,
+            memory: Memory::default(),
+        }
     }
 
     /// Runs for as long as the cluster source does.
@@ -83,6 +119,8 @@ impl NodeTask {
     /// Where the kernel's changes cannot be listened to.
     pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
+        let mut look_again = time::interval(LOOK_AGAIN);
+        look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 update = updates.recv() => match update {
@@ -97,7 +135,13 @@ impl NodeTask {
                     time::sleep(SETTLE).await;
                     while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
                 }
-                () = time::sleep(LOOK_AGAIN) => {}
+                _ = look_again.tick() => {
+                    // Others may have flushed nftables' rules, which nobody announces.
+                    if self.config.masquerade {
+                        self.memory.masquerade = None;
+                    }
+                    self.sweep_flows();
+                }
             }
             self.pass().await;
         }
@@ -122,10 +166,24 @@ impl NodeTask {
         }
     }
 
+    /// Forgets flows through the stack that conntrack has forgotten.
+    fn sweep_flows(&self) {
+        match self.datapath.sweep_flows(flows::ages()) {
+            Ok(flows) => tracing::trace!(flows, "flows through the stack swept"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "flows through the stack cannot be swept")
+            }
+        }
+    }
+
     /// One pass of comparing and mending; nothing is touched before the cluster is known.
-    async fn pass(&self) {
-        let mut status = match &self.cluster {
-            Some(cluster) => self.reconcile(cluster).await,
+    async fn pass(&mut self) {
+        let mut status = match self.cluster.take() {
+            Some(cluster) => {
+                let status = self.reconcile(&cluster).await;
+                self.cluster = Some(cluster);
+                status
+            }
             None => NodeStatus::default(),
         };
         status.problems.extend(self.cluster_problem.clone());

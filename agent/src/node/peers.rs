@@ -5,18 +5,22 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
+use super::path::{self, Path, Policy, Way};
 use crate::{
     cluster::Node,
-    datapath::PeerRoute,
-    netlink::{Link, Netlink, Route},
+    netlink::{Link, Netlink},
 };
 
-/// How a peer is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How a peer is reached. Where its pod CIDRs are reached in different ways, the last of these that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerState {
     /// On the same segment: by the fast path.
     Direct,
+    /// Through the router, which routes pod CIDRs: by the fast path.
+    Routed,
+    /// Through the overlay: by the fast path.
+    Tunnel,
     /// Not reached; a problem says why.
     Unreachable,
 }
@@ -34,81 +38,89 @@ pub struct Peer {
     pub pod_cidrs: Vec<IpNetwork>,
     /// How it is reached.
     pub state: PeerState,
-    /// Next hops, one a family.
+    /// Next hops, one a family: the peer, the router, or the peer's end of the overlay.
     pub next_hops: Vec<IpAddr>,
     /// The device they are on.
     pub uplink: Option<String>,
 }
 
-/// What is to be installed for the peers.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) peers: Vec<Peer>,
-    /// For the programs.
-    pub(super) fast: BTreeMap<IpNetwork, PeerRoute>,
-    /// For the kernel.
-    pub(super) slow: Vec<Route>,
-    pub(super) problems: Vec<String>,
+/// The paths to one peer's pod CIDRs.
+#[derive(Debug)]
+pub(super) struct PeerPaths<'a> {
+    pub(super) node: &'a Node,
+    pub(super) paths: Vec<(IpNetwork, Result<Path, String>)>,
 }
 
-impl Plan {
-    /// Resolves one peer's next hops by the kernel's own routes, and plans its routes.
-    pub(super) async fn add(&mut self, node: &Node, netlink: &Netlink, uplinks: &[Link]) {
-        let mut peer = Peer {
-            name: node.name.clone(),
-            addresses: node.addresses.clone(),
-            pod_cidrs: node.pod_cidrs.clone(),
-            state: PeerState::Direct,
-            next_hops: Vec::new(),
-            uplink: None,
-        };
-        for cidr in &node.pod_cidrs {
-            match next_hop(node, *cidr, netlink, uplinks).await {
-                Ok((address, uplink)) => {
-                    let route = PeerRoute { ifindex: uplink.index, mtu: uplink.mtu, next_hop: address };
-                    self.fast.insert(*cidr, route);
-                    self.slow.push(Route::via(*cidr, address, uplink.index));
-                    if !peer.next_hops.contains(&address) {
-                        peer.next_hops.push(address);
-                    }
-                    peer.uplink = Some(uplink.name.clone());
-                }
-                Err(problem) => {
-                    peer.state = PeerState::Unreachable;
-                    self.problems.push(problem);
-                }
-            }
+impl<'a> PeerPaths<'a> {
+    /// Asks the kernel for the ways to the peer's addresses, and chooses.
+    pub(super) async fn find(
+        own: &Node,
+        node: &'a Node,
+        policy: Policy,
+        netlink: &Netlink,
+        uplinks: &[Link],
+    ) -> Self {
+        let mut ways = Vec::new();
+        for address in &node.addresses {
+            ways.push(Way::new(&node.name, *address, netlink.resolve(*address).await, uplinks));
         }
-        self.peers.push(peer);
+        let outer = path::outer(&own.addresses, &node.addresses);
+        let choose = |cidr: &IpNetwork| path::choose(&node.name, cidr.is_ipv4(), &ways, outer, policy);
+        let paths = node.pod_cidrs.iter().map(|cidr| (*cidr, choose(cidr))).collect();
+        Self { node, paths }
+    }
+
+    /// The paths that there are.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().filter_map(|(_, path)| path.as_ref().ok())
+    }
+
+    /// Whether a pod CIDR has none.
+    pub(super) fn incomplete(&self) -> bool {
+        self.paths.iter().any(|(_, path)| path.is_err())
     }
 }
 
-/// The next hop for a peer's pod CIDR: the peer's own address of that family, on an uplink's segment.
-async fn next_hop<'a>(
-    node: &Node,
-    cidr: IpNetwork,
-    netlink: &Netlink,
-    uplinks: &'a [Link],
-) -> Result<(IpAddr, &'a Link), String> {
-    let name = &node.name;
-    let Some(address) = node.addresses.iter().find(|address| address.is_ipv4() == cidr.is_ipv4()) else {
-        return Err(format!("node {name} has no address of the family of its pod CIDR {cidr}: list one"));
-    };
-    let resolved = netlink
-        .resolve(*address)
-        .await
-        .map_err(|error| format!("no route to node {name} at {address}: {error:#}"))?;
-    if let Some(gateway) = resolved.gateway {
-        return Err(format!(
-            "node {name} at {address} is behind the router {gateway}: only nodes on one segment are supported so far"
-        ));
+/// Nodes whose overlay devices would have the same MAC address: they drop each other's frames as their own.
+pub(super) fn mac_collisions<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<String> {
+    let mut owners: BTreeMap<[u8; 6], &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for node in nodes {
+        if let Some(mac) = path::mac(&node.addresses)
+            && let Some(other) = owners.insert(mac, &node.name)
+        {
+            problems.push(format!(
+                "nodes {other} and {} would have the same MAC address in the overlay, as it is worked out from their addresses: change an address of one of them",
+                node.name
+            ));
+        }
     }
-    match uplinks.iter().find(|uplink| uplink.index == resolved.ifindex) {
-        Some(uplink) if uplink.up => Ok((*address, uplink)),
-        Some(uplink) => Err(format!("node {name} at {address} is behind {}, which is down", uplink.name)),
-        None => Err(format!(
-            "node {name} at {address} is reached by the device with index {}, which is not an uplink: add it to uplinks",
-            resolved.ifindex
-        )),
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, address: &str) -> Node {
+        Node {
+            name: name.into(),
+            addresses: vec![address.parse().unwrap()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn equal_overlay_macs_are_told_with_both_names() {
+        // Found by trying: their hashes are equal.
+        let nodes = [
+            node("node1", "fd00:1::710:eaf8"),
+            node("node2", "fd00:1::3bc1:fac1"),
+            node("node3", "192.168.1.3"),
+        ];
+        let problems = mac_collisions(&nodes);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("nodes node1 and node2"), "{problems:?}");
+        assert_eq!(mac_collisions([&nodes[0], &nodes[2]]), Vec::<String>::new());
     }
 }

@@ -9,10 +9,21 @@ use anyhow::{Context as _, bail};
 use dataplane_common::Hook;
 use ipnetwork::IpNetwork;
 
-use super::{NodeStatus, NodeTask, files::NodeFile, peers::Plan, sysctl, uplinks};
+use super::{
+    NodeStatus, NodeTask,
+    files::NodeFile,
+    masquerade::{Masquerade, remove_masquerade},
+    mtu, overlay,
+    path::{self, Path, Policy},
+    peers::{PeerPaths, mac_collisions},
+    plan::{Here, Plan},
+    sysctl, uplinks,
+};
 use crate::{
     cluster::{Cluster, Node},
-    netlink::{Link, Route, RouteKind},
+    config::TunnelSetting,
+    datapath::{OwnAddresses, XdpMode},
+    netlink::{Link, Route, RouteKind, Rule},
     pods::{NodeNetwork, gateway},
 };
 
@@ -21,7 +32,7 @@ const LAST_RESORT: u32 = 0xffff;
 
 impl NodeTask {
     /// Never fails as a whole: what goes wrong is a problem in the status, and the rest is done.
-    pub(super) async fn reconcile(&self, cluster: &Cluster) -> NodeStatus {
+    pub(super) async fn reconcile(&mut self, cluster: &Cluster) -> NodeStatus {
         let mut status = NodeStatus::default();
         if let Err(error) = self.try_reconcile(cluster, &mut status).await {
             status.problems.push(format!("{error:#}"));
@@ -30,33 +41,48 @@ impl NodeTask {
         status
     }
 
-    async fn try_reconcile(&self, cluster: &Cluster, status: &mut NodeStatus) -> anyhow::Result<()> {
-        let name = &self.config.node_name;
-        let Some(node) = cluster.node(name) else {
+    async fn try_reconcile(&mut self, cluster: &Cluster, status: &mut NodeStatus) -> anyhow::Result<()> {
+        let name = self.config.node_name.clone();
+        let Some(node) = cluster.node(&name) else {
             bail!(
                 "this node, {name}, is not in the cluster ({}): add it, or set nodeName",
                 cluster.names().collect::<Vec<_>>().join(", ")
             );
         };
         status.pod_cidrs.clone_from(&node.pod_cidrs);
-        sysctl::enable_forwarding(
-            node.pod_cidrs.iter().any(IpNetwork::is_ipv4),
-            node.pod_cidrs.iter().any(IpNetwork::is_ipv6),
-        )?;
+        let has_ipv6 = node.pod_cidrs.iter().any(IpNetwork::is_ipv6);
 
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let uplinks = uplinks::find(&self.config.uplinks, name, &node.addresses, &links, &addresses)?;
-        status.uplinks = uplinks.iter().map(|link| link.name.clone()).collect();
-        let mtu = match self.config.mtu {
-            Some(mtu) => mtu,
-            None => uplinks.iter().map(|link| link.mtu).min().context("no uplinks")?,
-        };
+        let uplinks = uplinks::find(&self.config.uplinks, &name, &node.addresses, &links, &addresses)?;
+        let uplink_mtu = uplinks.iter().map(|link| link.mtu).min().context("no uplinks")?;
+        let names = || uplinks.iter().map(|link| link.name.as_str());
+        status.uplinks = names().map(str::to_owned).collect();
+        sysctl::enable_forwarding(node.pod_cidrs.iter().any(IpNetwork::is_ipv4), has_ipv6, names())?;
 
         self.give_addresses(node, &links, &addresses, &uplinks).await?;
+        self.datapath.set_nodes(&cluster.peers(&name).flat_map(|peer| peer.addresses.clone()).collect())?;
+        self.datapath.set_own_addresses(&own_addresses(node, &uplinks))?;
+        let mut found = Vec::new();
+        let policy = Policy { tunnel: self.config.tunnel, routed: self.config.routed };
+        for peer in cluster.peers(&name) {
+            found.push(PeerPaths::find(node, peer, policy, &self.netlink, &uplinks).await);
+        }
         let mut plan = Plan::default();
-        for peer in cluster.peers(name) {
-            plan.add(peer, &self.netlink, &uplinks).await;
+        let wanted = self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some());
+        let overlay = match wanted {
+            Some(wanted) => {
+                plan.problems.extend(mac_collisions(cluster.nodes()));
+                self.ensure_overlay(&links, wanted)
+                    .await
+                    .map_err(|error| plan.problems.push(format!("{error:#}")))
+                    .ok()
+            }
+            None => None,
+        };
+        let here = Here { node, overlay: overlay.as_ref(), vni: self.config.vni };
+        for peer in &found {
+            plan.add(here, peer);
         }
         plan.slow.extend(
             node.pod_cidrs
@@ -64,20 +90,77 @@ impl NodeTask {
                 .map(|cidr| Route { metric: Some(LAST_RESORT), ..Route::unreachable(*cidr) }),
         );
         // The slow path first: the fast path is never the only one.
+        if let Some(overlay) = &overlay {
+            self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems).await?;
+        }
         self.write_routes(&plan.slow, &mut plan.problems).await?;
-        plan.problems.extend(self.datapath.set_routes(&plan.fast)?);
+        self.write_rules(&plan.rules).await?;
         self.attach(&uplinks, &mut plan.problems)?;
+        plan.problems.extend(self.datapath.set_routes(&plan.fast)?);
+        plan.problems.extend(self.attach_xdp(&uplinks));
+        if wanted.is_none() {
+            self.remove_overlay(&links).await?;
+        }
 
-        status.mtu = mtu;
+        status.overlay_mtu = overlay.as_ref().map(|overlay| overlay.mtu);
+        // Of the overlay as it should be, even where it could not be made just now: pods live longer than a pass.
+        status.mtu = self.config.mtu.unwrap_or(wanted.map_or(uplink_mtu, |wanted| wanted.mtu));
+        status.problems.extend(mtu::problem(status.mtu, status.overlay_mtu, uplink_mtu, has_ipv6));
+        status.xdp_uplinks = match self.datapath.xdp_mode() {
+            XdpMode::Off => Vec::new(),
+            _ => self.memory.xdp.keys().cloned().collect(),
+        };
         status.peers = plan.peers;
         status.problems.extend(plan.problems);
-        let network = NodeNetwork { name: name.clone(), pod_cidrs: node.pod_cidrs.clone(), mtu };
+        let network = NodeNetwork { name: name.clone(), pod_cidrs: node.pod_cidrs.clone(), mtu: status.mtu };
         self.network.send_if_modified(|old| {
             let changed = old.as_ref() != Some(&network);
             *old = Some(network);
             changed
         });
+        // Last, as it runs another program, which takes its time.
+        let rules = self.config.masquerade.then(|| Masquerade::new(node, cluster, names()));
+        status.problems.extend(self.masquerade(rules).await);
         Ok(())
+    }
+
+    /// The overlay device, if one is needed. One that is there stays while a peer is out of reach: that may be for a
+    /// moment, and pods that come meanwhile should get the right MTU.
+    fn wanted_overlay(
+        &self,
+        node: &Node,
+        uplink_mtu: u32,
+        found: &[PeerPaths<'_>],
+        present: bool,
+    ) -> Option<overlay::Wanted> {
+        let paths = || found.iter().flat_map(PeerPaths::paths);
+        let needed = match self.config.tunnel {
+            TunnelSetting::Always => true,
+            TunnelSetting::Never => false,
+            TunnelSetting::Auto => {
+                paths().any(|path| matches!(path, Path::Tunnel(_)))
+                    || (present && found.iter().any(PeerPaths::incomplete))
+            }
+        };
+        let mac = path::mac(&node.addresses).filter(|_| needed)?;
+        let mtu = mtu::overlay(uplink_mtu, &node.addresses, paths());
+        Some(overlay::Wanted { mac, mtu, port: self.config.vxlan_port })
+    }
+
+    /// Looks after the masquerade rules, where they have changed or have not been looked at for a while.
+    async fn masquerade(&mut self, wanted: Option<Masquerade>) -> Option<String> {
+        match &self.memory.masquerade {
+            Some((last, problem)) if *last == wanted => problem.clone(),
+            _ => {
+                let result = match &wanted {
+                    Some(rules) => rules.install().await,
+                    None => remove_masquerade().await.map(drop),
+                };
+                let problem = result.err().map(|error| format!("{error:#}"));
+                self.memory.masquerade = Some((wanted, problem.clone()));
+                problem
+            }
+        }
     }
 
     /// Puts the gateway addresses on `lo`, takes former ones away, and remembers both these and the uplinks.
@@ -114,7 +197,10 @@ impl NodeTask {
             self.netlink.delete_address(lo.index, IpNetwork::from(*former)).await?;
         }
         for former in before.uplinks.difference(&after.uplinks) {
-            self.datapath.detach(Hook::FromWire, former)?;
+            self.datapath.detach_xdp(former)?;
+            for hook in [Hook::FromWire, Hook::ToWire] {
+                self.datapath.detach(hook, former)?;
+            }
         }
         if before != after {
             after.write(&self.config.run_dir)?;
@@ -125,12 +211,13 @@ impl NodeTask {
     /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own).
     async fn write_routes(&self, wanted: &[Route], problems: &mut Vec<String>) -> anyhow::Result<()> {
         let of_the_node = |route: &Route| route.gateway.is_some() || route.kind == RouteKind::Unreachable;
-        let wanted: BTreeMap<(IpNetwork, Option<u32>), Route> = wanted
+        let place = |route: &Route| (route.table, route.destination, route.metric);
+        let wanted: BTreeMap<_, Route> = wanted
             .iter()
             .map(|route| route.clone().canonical())
-            .map(|route| ((route.destination, route.metric), route))
+            .map(|route| (place(&route), route))
             .collect();
-        let present = self.netlink.routes().await?;
+        let present: BTreeSet<Route> = self.netlink.routes().await?.into_iter().collect();
         for route in wanted.values() {
             if !present.contains(route)
                 && let Err(error) = self.netlink.replace_route(route).await
@@ -139,22 +226,53 @@ impl NodeTask {
             }
         }
         for route in present.iter().filter(|route| of_the_node(route)) {
-            if !wanted.contains_key(&(route.destination, route.metric)) {
+            if !wanted.contains_key(&place(route)) {
                 self.netlink.delete_route(route).await?;
             }
         }
         Ok(())
     }
 
-    /// Attaches `from_wire` where this agent's program is not attached yet.
+    /// The rules by which packets from pods are routed by Podlane's own table first.
+    async fn write_rules(&self, wanted: &BTreeSet<Rule>) -> anyhow::Result<()> {
+        let present: BTreeSet<Rule> = self.netlink.rules().await?.into_iter().collect();
+        for rule in wanted.difference(&present) {
+            self.netlink.add_rule(*rule).await?;
+        }
+        for rule in present.difference(wanted) {
+            self.netlink.delete_rule(*rule).await?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the uplinks' programs where this agent's are not attached yet. Egress first: no packet may be
+    /// forwarded past flows that nobody has noted.
     fn attach(&self, uplinks: &[Link], problems: &mut Vec<String>) -> anyhow::Result<()> {
         for uplink in uplinks {
-            if !self.datapath.is_attached(Hook::FromWire, &uplink.name)?
-                && let Err(error) = self.datapath.attach(Hook::FromWire, &uplink.name)
-            {
-                problems.push(format!("{error:#}"));
+            for hook in [Hook::ToWire, Hook::FromWire] {
+                if !self.datapath.is_attached(hook, &uplink.name)?
+                    && let Err(error) = self.datapath.attach(hook, &uplink.name)
+                {
+                    problems.push(format!("{error:#}"));
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Where overlay frames to this node end (its first address of each family, which peers send to), and the MAC
+/// addresses that XDP takes for the node's.
+fn own_addresses(node: &Node, uplinks: &[Link]) -> OwnAddresses {
+    OwnAddresses {
+        v4: node.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        }),
+        v6: node.addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        }),
+        uplink_macs: uplinks.iter().filter_map(|uplink| uplink.mac).collect(),
     }
 }

@@ -1,25 +1,45 @@
 //! The kernel settings that the slow path needs.
 
-use anyhow::Context as _;
+use crate::sysctl::{ensure, name, read, set};
 
 /// Turns forwarding on where it is off, and says so: without it the kernel's routes forward nothing.
-pub(super) fn enable_forwarding(v4: bool, v6: bool) -> anyhow::Result<()> {
-    if v4 {
-        set("net/ipv4/ip_forward")?;
+pub(super) fn enable_forwarding<'a>(
+    v4: bool,
+    v6: bool,
+    uplinks: impl IntoIterator<Item = &'a str>,
+) -> anyhow::Result<()> {
+    const V4: &str = "net/ipv4/ip_forward";
+    const V6: &str = "net/ipv6/conf/all/forwarding";
+    if v4 && read(V4)?.as_deref() == Some("0") {
+        set(V4, "1")?;
+        tracing::info!("set {}=1: the kernel forwards what the fast path leaves to it", name(V4));
     }
-    if v6 {
-        set("net/ipv6/conf/all/forwarding")?;
+    if v6 && read(V6)?.as_deref() == Some("0") {
+        // A forwarding node ignores router advertisements unless it is told not to: its default route may be from one.
+        for uplink in uplinks {
+            let accept_ra = format!("net/ipv6/conf/{uplink}/accept_ra");
+            if read(&accept_ra)?.as_deref() == Some("1") {
+                set(&accept_ra, "2")?;
+                tracing::info!(
+                    "set {}=2: router advertisements still count on a node that forwards",
+                    name(&accept_ra)
+                );
+            }
+        }
+        set(V6, "1")?;
+        tracing::info!("set {}=1: the kernel forwards what the fast path leaves to it", name(V6));
     }
     Ok(())
 }
 
-fn set(key: &str) -> anyhow::Result<()> {
-    let path = format!("/proc/sys/{key}");
-    let name = key.replace('/', ".");
-    let value = fs_err::read_to_string(&path).with_context(|| format!("reading {name}"))?;
-    if value.trim() == "0" {
-        fs_err::write(&path, "1").with_context(|| format!("setting {name}=1, which the slow path needs"))?;
-        tracing::info!("set {name}=1: the kernel forwards what the fast path leaves to it");
-    }
-    Ok(())
+/// The overlay device: nothing is found out on it, everything on it is told.
+pub(super) fn prepare_overlay(device: &str) -> anyhow::Result<()> {
+    // A node's own address may be the source of what comes through the overlay, though the way back to it is another.
+    ensure(&format!("net/ipv4/conf/{device}/rp_filter"), "2")?;
+    ensure(&format!("net/ipv4/conf/{device}/forwarding"), "1")?;
+    let v6 = format!("net/ipv6/conf/{device}");
+    // 1: no link-local address of its own, hence nothing to be detected or solicited.
+    ensure(&format!("{v6}/addr_gen_mode"), "1")?;
+    ensure(&format!("{v6}/accept_ra"), "0")?;
+    ensure(&format!("{v6}/forwarding"), "1")
 }

@@ -57,6 +57,7 @@ mod tests {
             loopback: name == "lo",
             kind: None,
             alias: None,
+            vxlan: None,
             peer: None,
         }
     }

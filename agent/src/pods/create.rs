@@ -12,6 +12,7 @@ use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
 use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, Route, VethSpec, is_errno};
+use crate::sysctl;
 
 impl Inner {
     pub(super) async fn attach(&self, request: AttachRequest) -> Result<Record, Error> {
@@ -106,6 +107,9 @@ impl Inner {
         self.enter_fast_path(&record)?;
         self.configure_host_side(&record, &device).await?;
         pod_side::configure(&record, netns, pod).await?;
+        if self.fast_path.needs_napi() {
+            pod_side::enable_napi(netns, &record.if_name)?;
+        }
         record.state = State::Ready;
         self.store.update(&record)?;
         lock(&self.records).insert(record.key(), record.clone());
@@ -135,6 +139,7 @@ impl Inner {
 
     /// The kernel's slow path to the pod. Idempotent.
     pub(super) async fn configure_host_side(&self, record: &Record, device: &Link) -> anyhow::Result<()> {
+        quiet(&device.name)?;
         if !device.up {
             self.netlink.set_up(device.index).await?;
         }
@@ -158,6 +163,16 @@ impl Inner {
         let mut ipam = lock(&self.ipam);
         record.addresses.iter().for_each(|address| ipam.release(*address));
     }
+}
+
+/// The host side: a router that nobody needs to find, and that finds nobody.
+fn quiet(device: &str) -> anyhow::Result<()> {
+    sysctl::ensure(&format!("net/ipv4/conf/{device}/forwarding"), "1")?;
+    let v6 = format!("net/ipv6/conf/{device}");
+    sysctl::ensure(&format!("{v6}/accept_ra"), "0")?;
+    sysctl::ensure(&format!("{v6}/router_solicitations"), "0")?;
+    sysctl::ensure(&format!("{v6}/accept_dad"), "0")?;
+    sysctl::ensure(&format!("{v6}/forwarding"), "1")
 }
 
 /// The node's routes to a pod, with the gateway that is their source.

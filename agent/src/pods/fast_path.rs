@@ -27,6 +27,8 @@ pub trait FastPath: Send + Sync {
     fn remove_pod(&self, address: IpAddr) -> anyhow::Result<()>;
     /// The addresses that are entered.
     fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>>;
+    /// Whether pods' interfaces must be able to take frames that XDP redirects to them.
+    fn needs_napi(&self) -> bool;
     /// The host-side devices that programs are attached to.
     fn attached(&self) -> anyhow::Result<Vec<String>>;
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 
 use super::record::{Record, State};
-use super::{Inner, lock, names};
+use super::{Inner, lock, names, pod_side};
+use crate::netlink::namespace;
 
 /// What [`PodManager::restore`](super::PodManager::restore) found and did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,10 @@ impl Inner {
         }
         self.enter_fast_path(&record).with_context(|| what("restoring"))?;
         self.configure_host_side(&record, &device).await.with_context(|| what("restoring"))?;
+        if self.fast_path.needs_napi() {
+            let netns = namespace::open(record.netns.as_ref()).with_context(|| what("restoring"))?;
+            pod_side::enable_napi(&netns, &record.if_name).with_context(|| what("restoring"))?;
+        }
         report.restored += 1;
         Ok(())
     }

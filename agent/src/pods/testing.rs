@@ -52,6 +52,10 @@ impl FastPath for MemoryFastPath {
         Ok(self.pods.lock().unwrap().clone())
     }
 
+    fn needs_napi(&self) -> bool {
+        true
+    }
+
     fn attached(&self) -> anyhow::Result<Vec<String>> {
         self.may("attached")?;
         Ok(self.attached.lock().unwrap().iter().cloned().collect())

@@ -55,7 +55,9 @@ impl Node {
 
     /// The sizes of all programs.
     pub fn sizes(&mut self) -> Result<Vec<ProgramSize>> {
-        let names = Hook::ALL.iter().map(|hook| hook.name()).chain(FLOORS);
+        let names =
+            [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire].map(Hook::name);
+        let names = names.into_iter().chain(FLOORS);
         names
             .map(|name| {
                 let info = self.program(name)?.info()?;
@@ -142,11 +144,20 @@ fn fill_pods(ours: &mut Ebpf, floors: &mut Ebpf, pods: u32, entry: PodEntry) -> 
 }
 
 fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
-    let kind = NextHopKind::Direct as u32;
-    let mut routes4: HashMap<MapData, RouteKey<Ip4>, RouteEntry<Ip4>> = take(ours, "routes4")?;
-    let mut routes6: HashMap<MapData, RouteKey<Ip6>, RouteEntry<Ip6>> = take(ours, "routes6")?;
-    let entry4 = RouteEntry { kind, ifindex, mtu: 1500, next_hop: Ip4::from(NEXT_HOP) };
-    let entry6 = RouteEntry { kind, ifindex, mtu: 1500, next_hop: Ip6::from(NEXT_HOP6) };
+    let mut routes4: HashMap<MapData, RouteKey<Ip4>, RouteEntry> = take(ours, "routes4")?;
+    let mut routes6: HashMap<MapData, RouteKey<Ip6>, RouteEntry> = take(ours, "routes6")?;
+    let entry = |kind: NextHopKind, next_hop| RouteEntry {
+        kind: kind as u16,
+        ifindex,
+        mtu: 1500,
+        next_hop,
+        mac: [0; 6],
+        reserved: [0; 2],
+    };
+    let mut next_hop4 = [0; 16];
+    next_hop4[..4].copy_from_slice(&NEXT_HOP.octets());
+    let entry4 = entry(NextHopKind::Direct4, next_hop4);
+    let entry6 = entry(NextHopKind::Direct6, NEXT_HOP6.octets());
     for node in 0..nodes {
         for pod in [remote_pod(node, false), remote_pod(node, true)] {
             match pod {
@@ -156,7 +167,9 @@ fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
         }
     }
     let mut settings: Array<MapData, Settings> = take(ours, "settings")?;
-    settings.set(0, Settings { prefix_lens4: [24, 0, 0, 0], prefix_lens6: [64, 0, 0, 0] }, 0)?;
+    let lengths =
+        Settings { prefix_lens4: [24, 0, 0, 0], prefix_lens6: [64, 0, 0, 0], ..bytemuck::Zeroable::zeroed() };
+    settings.set(0, lengths, 0)?;
     Ok(())
 }
 

@@ -1,10 +1,8 @@
 //! What an agent has pinned, as `bpftool` shows it to an operator.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::Run;
@@ -27,24 +25,13 @@ pub fn maps(agent: &Agent) -> anyhow::Result<Vec<PathBuf>> {
 /// Detaches every program of the agent from every device, behind the agent's back; gives how many there were.
 pub fn detach_all(agent: &Agent) -> anyhow::Result<usize> {
     let links = links(agent)?;
-    let mut ids = BTreeSet::new();
-    for link in &links {
-        ids.extend(link_ids(Run::new("bpftool").args(["--json", "link", "show", "pinned"]).arg(link))?);
+    // The programs at egress first: what their other halves no longer forward, they would note. Removing the pins alone
+    // would detach the programs at some later moment, after an RCU grace period.
+    for link in links.iter().rev() {
+        Run::new("bpftool").args(["link", "detach", "pinned"]).arg(link).read()?;
         fs_err::remove_file(link)?;
     }
-    // The kernel frees the inode, and with it the link, after an RCU grace period: on a busy machine that shows.
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while !link_ids(Run::new("bpftool").args(["--json", "link", "show"]))?.is_disjoint(&ids) {
-        ensure!(Instant::now() < deadline, "links are still there, though their pins are removed: {ids:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
     Ok(links.len())
-}
-
-fn link_ids(bpftool: Run) -> anyhow::Result<BTreeSet<u64>> {
-    let value: Value = serde_json::from_str(&bpftool.read()?)?;
-    let links = value.as_array().cloned().unwrap_or_else(|| vec![value]);
-    Ok(links.iter().filter_map(|link| link.get("id")?.as_u64()).collect())
 }
 
 /// The entries of the map pinned under that name. Each is what `bpftool` makes of its BTF type: named fields.

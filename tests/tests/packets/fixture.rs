@@ -1,7 +1,7 @@
 //! The loaded programs on a small node of their own: a network namespace with two pods' interfaces and an uplink.
 
 use std::{
-    mem::size_of,
+    mem::{offset_of, size_of},
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd as _,
     process::Command,
@@ -9,12 +9,13 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, PerCpuArray},
-    programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions},
+    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
+    programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, tc},
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PassReason,
+    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -30,6 +31,18 @@ pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 241);
 /// Behind a next hop of a kind from the future.
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
+/// A pod on a node behind the overlay, whose pod CIDR is 10.244.4.0/24.
+pub const TUNNELLED: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 9);
+/// This node, and the peer at the other end of the overlay.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
+pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
+pub const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
+/// MAC address of the peer's overlay device.
+pub const OVERLAY_PEER_MAC: [u8; 6] = [0x02, 0x50, 192, 168, 1, 12];
+/// And of this node's.
+pub const OVERLAY_MAC: [u8; 6] = [0x02, 0x50, 192, 168, 1, 11];
+
 pub const POD_A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 2);
 pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 3);
 pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 9);
@@ -44,7 +57,15 @@ pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x01];
 /// MTU of the route to the peer node.
 pub const MTU: u32 = 1500;
 
-/// The return codes (`linux/pkt_cls.h`).
+/// MTU of the route through the overlay.
+pub const TUNNEL_MTU: u32 = 1450;
+
+/// Return codes of XDP programs (`linux/bpf.h`).
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
+const XDP_REDIRECT: i32 = 4;
+
+/// Return codes of tc programs (`linux/pkt_cls.h`).
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -54,6 +75,7 @@ const TC_ACT_REDIRECT: i32 = 7;
 pub enum From {
     PodA,
     Wire,
+    Overlay,
 }
 
 impl From {
@@ -61,6 +83,7 @@ impl From {
         match self {
             Self::PodA => "pla",
             Self::Wire => "uplink",
+            Self::Overlay => "podlane.vxlan",
         }
     }
 }
@@ -73,16 +96,58 @@ pub struct Case {
     pub packet: Vec<u8>,
     /// Size of the segments of a GSO packet.
     pub gso_size: Option<u32>,
+    /// Whether there are flows through the kernel's stack, see [`Fixture`].
+    pub flows: bool,
+    /// `skb->mark` before.
+    pub mark: u32,
     pub verdict: Verdict,
     /// The packet as it comes out.
     pub expected: Vec<u8>,
 }
 
+impl Case {
+    pub fn new(
+        name: &'static str,
+        hook: Hook,
+        from: From,
+        packet: Vec<u8>,
+        verdict: Verdict,
+        expected: Vec<u8>,
+    ) -> Self {
+        Self { name, hook, from, packet, gso_size: None, flows: false, mark: 0, verdict, expected }
+    }
+
+    /// `skb->mark` afterwards: what the programs at ingress tell those at egress.
+    fn expected_mark(&self) -> u32 {
+        match self.verdict {
+            Verdict::Forwarded(Forwarded::ToPeer | Forwarded::ToTunnel) => 0x10,
+            Verdict::Pass(
+                PassReason::Options
+                | PassReason::HopLimit
+                | PassReason::TooBig
+                | PassReason::UnknownNextHop
+                | PassReason::StackFlow
+                | PassReason::IcmpError
+                | PassReason::Fragment,
+            ) if !matches!(self.hook, Hook::ToPod | Hook::ToWire) => self.mark | 0x20,
+            _ => self.mark,
+        }
+    }
+}
+
+/// With flows through the stack switched on, those are the UDP flows from port 40000 to port 5201 of pod A to pod B, of
+/// pod A to the remote pod, and of the remote pod to pod B, in both families.
 pub struct Fixture {
     ebpf: Ebpf,
-    counters: PerCpuArray<aya::maps::MapData, Counter>,
+    gate: Array<MapData, FlowGate>,
+    flows4: HashMap<MapData, FlowKey<Ip4>, FlowEntry>,
+    flows6: HashMap<MapData, FlowKey<Ip6>, FlowEntry>,
+    counters: PerCpuArray<MapData, Counter>,
     pod_a: u32,
     uplink: u32,
+    overlay: u32,
+    /// `skb->mark` after the last run.
+    mark: u32,
 }
 
 impl Fixture {
@@ -113,24 +178,62 @@ impl Fixture {
         pods6.insert(Ip6::from(POD_A6), entry_a, 0).unwrap();
         pods6.insert(Ip6::from(POD_B6), entry_b, 0).unwrap();
 
-        let mut routes4: HashMap<_, RouteKey<Ip4>, RouteEntry<Ip4>> = map(&mut ebpf, "routes4");
+        let mut routes4: HashMap<_, RouteKey<Ip4>, RouteEntry> = map(&mut ebpf, "routes4");
+        let direct = NextHopKind::Direct4 as u16;
         for (destination, length, kind) in
-            [(REMOTE, 24, NextHopKind::Direct as u32), (REMOTE_LONGER, 28, 77), (REMOTE_UNKNOWN, 24, 77)]
+            [(REMOTE, 24, direct), (REMOTE_LONGER, 28, 77), (REMOTE_UNKNOWN, 24, 77)]
         {
-            let next_hop = Ip4::from(Ipv4Addr::new(192, 168, 1, 12));
-            let route = RouteEntry { kind, ifindex: uplink, mtu: MTU, next_hop };
-            routes4.insert(RouteKey::new(Ip4::from(destination), length), route, 0).unwrap();
+            routes4
+                .insert(RouteKey::new(Ip4::from(destination), length), route4(kind, uplink, MTU, PEER), 0)
+                .unwrap();
         }
-        let mut routes6: HashMap<_, RouteKey<Ip6>, RouteEntry<Ip6>> = map(&mut ebpf, "routes6");
-        let next_hop = Ip6::from(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12));
-        let route = RouteEntry { kind: NextHopKind::Direct as u32, ifindex: uplink, mtu: MTU, next_hop };
+        let overlay = overlay_device();
+        let tunnel = RouteEntry {
+            mac: OVERLAY_PEER_MAC,
+            ..route4(NextHopKind::Tunnel4 as u16, overlay, TUNNEL_MTU, PEER)
+        };
+        routes4.insert(RouteKey::new(Ip4::from(TUNNELLED), 24), tunnel, 0).unwrap();
+
+        let mut routes6: HashMap<_, RouteKey<Ip6>, RouteEntry> = map(&mut ebpf, "routes6");
+        let route =
+            RouteEntry { next_hop: PEER6.octets(), ..route4(NextHopKind::Direct6 as u16, uplink, MTU, PEER) };
         routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
 
+        let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
+        nodes4.insert(Ip4::from(PEER), NodeEntry { id: 1 }, 0).unwrap();
+        let mut nodes6: HashMap<_, Ip6, NodeEntry> = map(&mut ebpf, "nodes6");
+        nodes6.insert(Ip6::from(PEER6), NodeEntry { id: 1 }, 0).unwrap();
+
+        let mut ports: DevMapHash<_> = map(&mut ebpf, "wire_ports");
+        ports.insert(pod_a, pod_a, None, 0).unwrap();
+        ports.insert(pod_b, pod_b, None, 0).unwrap();
+
         let mut settings: Array<_, Settings> = map(&mut ebpf, "settings");
-        settings.set(0, Settings { prefix_lens4: [28, 24, 0, 0], prefix_lens6: [64, 0, 0, 0] }, 0).unwrap();
+        let now = Settings {
+            prefix_lens4: [28, 24, 0, 0],
+            prefix_lens6: [64, 0, 0, 0],
+            node4: Ip4::from(NODE),
+            node6: Ip6::from(NODE6),
+            uplink_macs: [UPLINK_MAC, [0; 6]],
+        };
+        settings.set(0, now, 0).unwrap();
+
+        let gate = map(&mut ebpf, "flow_gate");
+        let mut flows4: HashMap<_, FlowKey<Ip4>, FlowEntry> = map(&mut ebpf, "stack_flows4");
+        for (source, destination) in [(POD_A, POD_B), (POD_A, REMOTE), (REMOTE, POD_B)] {
+            flows4
+                .insert(udp_flow(Ip4::from(source), Ip4::from(destination)), FlowEntry { last_seen: 1 }, 0)
+                .unwrap();
+        }
+        let mut flows6: HashMap<_, FlowKey<Ip6>, FlowEntry> = map(&mut ebpf, "stack_flows6");
+        for (source, destination) in [(POD_A6, POD_B6), (POD_A6, REMOTE6), (REMOTE6, POD_B6)] {
+            flows6
+                .insert(udp_flow(Ip6::from(source), Ip6::from(destination)), FlowEntry { last_seen: 1 }, 0)
+                .unwrap();
+        }
 
         let counters = map(&mut ebpf, "counters");
-        Self { ebpf, counters, pod_a, uplink }
+        Self { ebpf, gate, flows4, flows6, counters, pod_a, uplink, overlay, mark: 0 }
     }
 
     /// Runs a case's packet through its program and compares.
@@ -139,6 +242,9 @@ impl Fixture {
         let (action, output) =
             self.run(case).map_err(|error| format!("{} bytes: {error:?}", case.packet.len()))?;
         let expected_action = match case.verdict {
+            Verdict::Pass(_) if case.hook == Hook::XdpFromWire => XDP_PASS,
+            Verdict::Forwarded(_) if case.hook == Hook::XdpFromWire => XDP_REDIRECT,
+            Verdict::Drop(_) if case.hook == Hook::XdpFromWire => XDP_DROP,
             Verdict::Pass(_) => TC_ACT_UNSPEC,
             Verdict::Forwarded(_) => TC_ACT_REDIRECT,
             Verdict::Drop(_) => TC_ACT_SHOT,
@@ -162,6 +268,9 @@ impl Fixture {
         if action != expected_action {
             return Err(format!("action {action}, not {expected_action}"));
         }
+        if case.hook != Hook::XdpFromWire && self.mark != case.expected_mark() {
+            return Err(format!("mark {:#x}, not {:#x}", self.mark, case.expected_mark()));
+        }
         if output != case.expected {
             return Err(format!("the packet came out as\n{output:02x?}, not as\n{:02x?}", case.expected));
         }
@@ -170,35 +279,68 @@ impl Fixture {
 
     /// The program's return code and the packet afterwards.
     pub fn run(&mut self, case: &Case) -> Result<(i32, Vec<u8>), ProgramError> {
+        self.gate.set(0, FlowGate { open: u32::from(case.flows) }, 0).unwrap();
+        let mut output = vec![0; case.packet.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(&case.packet),
+            data_out: Some(&mut output),
+            ..TestRunOptions::default()
+        };
+        let mut context_out = vec![0; size_of::<__sk_buff>()];
+        let result = if case.hook == Hook::XdpFromWire {
+            let program: &mut Xdp = self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
+            program.test_run(options)?
+        } else {
+            let context = self.context(case);
+            // SAFETY: the context's bytes, as the kernel takes them.
+            let bytes = unsafe {
+                std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<__sk_buff>())
+            };
+            let program: &mut SchedClassifier =
+                self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
+            program.test_run(TestRunOptions {
+                ctx_in: Some(bytes),
+                ctx_out: Some(&mut context_out),
+                ..options
+            })?
+        };
+        let mark = &context_out[offset_of!(__sk_buff, mark)..][..4];
+        self.mark = u32::from_ne_bytes(mark.try_into().unwrap());
+        output.truncate(usize::try_from(result.data_size_out).unwrap());
+        Ok((result.return_value.cast_signed(), output))
+    }
+
+    fn context(&self, case: &Case) -> __sk_buff {
         // SAFETY: plain old data (and pointers that the kernel fills in), for which zero is valid.
         let mut context: __sk_buff = unsafe { std::mem::zeroed() };
         context.ifindex = match case.from {
             From::PodA => self.pod_a,
             From::Wire => self.uplink,
+            From::Overlay => self.overlay,
         };
         if let Some(size) = case.gso_size {
             context.gso_size = size;
             context.gso_segs = u32::try_from(case.packet.len()).unwrap().div_ceil(size);
         }
-        // SAFETY: the context's bytes, as the kernel takes them.
-        let context_bytes =
-            unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<__sk_buff>()) };
-        let mut output = vec![0; case.packet.len() + 256];
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut(case.hook.name()).unwrap().try_into().unwrap();
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(&case.packet),
-            data_out: Some(&mut output),
-            ctx_in: Some(context_bytes),
-            ..TestRunOptions::default()
-        })?;
-        output.truncate(usize::try_from(result.data_size_out).unwrap());
-        Ok((result.return_value.cast_signed(), output))
+        context.mark = case.mark;
+        context
+    }
+
+    /// Whether the stack's flow of this key has been noted, and the gate opened.
+    pub fn has_flow4(&self, key: &FlowKey<Ip4>) -> bool {
+        self.flows4.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
+    }
+
+    /// The same for IPv6.
+    pub fn has_flow6(&self, key: &FlowKey<Ip6>) -> bool {
+        self.flows6.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
     }
 
     /// Attaches a program to the real interface, for [`Self::send`].
     pub fn attach(&mut self, hook: Hook, from: From) {
         let program: &mut SchedClassifier = self.ebpf.program_mut(hook.name()).unwrap().try_into().unwrap();
+        // Before Linux 6.6 it goes to a clsact qdisc; where it is there already, or not needed, this does nothing.
+        tc::qdisc_add_clsact(from.interface()).ok();
         program.attach(from.interface(), TcAttachType::Ingress).unwrap();
     }
 
@@ -207,8 +349,10 @@ impl Fixture {
     /// # Errors
     /// The kernel's, where it refuses to send a frame.
     pub fn send(&mut self, hook: Hook, from: From, frame: &[u8]) -> std::io::Result<Vec<&'static str>> {
+        // What comes out of the overlay has gone in at the uplink.
+        let sender = if from == From::Overlay { From::Wire } else { from };
         let before = self.verdicts(hook);
-        let sent = send_frame(&format!("{}-peer", from.interface()), frame);
+        let sent = send_frame(&format!("{}-peer", sender.interface()), frame);
         let mut counted = Vec::new();
         if sent.is_ok() {
             // The receiving side runs in a softirq, usually before the call returns.
@@ -240,6 +384,33 @@ impl Fixture {
             bytes: sum.bytes + value.bytes,
         })
     }
+}
+
+fn route4(kind: u16, ifindex: u32, mtu: u32, address: Ipv4Addr) -> RouteEntry {
+    let mut next_hop = [0; 16];
+    next_hop[..4].copy_from_slice(&address.octets());
+    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], reserved: [0; 2] }
+}
+
+/// The UDP flow from port 40000 to port 5201 that the tables' packets belong to.
+pub fn udp_flow<A>(source: A, destination: A) -> FlowKey<A> {
+    let ports = [40000u16.to_be_bytes(), 5201u16.to_be_bytes()];
+    FlowKey { source, destination, ports, protocol: 17, reserved: [0; 3] }
+}
+
+/// The overlay's device, and the addresses that its tunnels end at. Returns its index.
+fn overlay_device() -> u32 {
+    let mac = OVERLAY_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    for arguments in [
+        &["addr", "add", "192.168.1.11/24", "dev", "uplink"][..],
+        &["link", "add", "podlane.vxlan", "address", &mac, "type", "vxlan", "dstport", "8472", "external"],
+        &["link", "set", "podlane.vxlan", "addrgenmode", "none"],
+        &["link", "set", "podlane.vxlan", "up"],
+    ] {
+        let status = Command::new("ip").args(arguments).status().unwrap();
+        assert!(status.success(), "ip {}", arguments.join(" "));
+    }
+    nix::net::if_::if_nametoindex("podlane.vxlan").unwrap()
 }
 
 fn map<M: TryFrom<aya::maps::Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> M {

@@ -5,8 +5,8 @@ use etherparse::IpNumber;
 
 use crate::{
     fixture::{
-        Case, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, MTU, POD_A, POD_A6, POD_B, POD_B6, REMOTE,
-        REMOTE_LONGER, REMOTE_UNKNOWN, REMOTE6,
+        Case, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, MTU, OVERLAY_PEER_MAC, POD_A, POD_A6, POD_B,
+        POD_B6, REMOTE, REMOTE_LONGER, REMOTE_UNKNOWN, REMOTE6, TUNNEL_MTU, TUNNELLED,
     },
     packet::{Ip, Packet, arp},
 };
@@ -30,7 +30,7 @@ fn one_hop_on(packet: &Packet) -> Vec<u8> {
 }
 
 fn case(name: &'static str, packet: Vec<u8>, verdict: Verdict, expected: Vec<u8>) -> Case {
-    Case { name, hook: Hook::FromPod, from: From::PodA, packet, gso_size: None, verdict, expected }
+    Case::new(name, Hook::FromPod, From::PodA, packet, verdict, expected)
 }
 
 fn unchanged(name: &'static str, packet: Vec<u8>, verdict: Verdict) -> Case {
@@ -59,7 +59,72 @@ pub fn cases() -> Vec<Case> {
     cases.extend(passing());
     cases.extend(sizes());
     cases.extend(sources());
+    cases.extend(tunnelling());
+    cases.extend(symmetry());
     cases
+}
+
+fn tunnelling() -> Vec<Case> {
+    let base = to(TUNNELLED);
+    // The kernel puts the outer headers around it, later.
+    let tunnelled = |name, packet: &Packet| {
+        let expected =
+            Packet { ttl: packet.ttl - 1, destination_mac: OVERLAY_PEER_MAC, ..packet.clone() }.bytes();
+        case(name, packet.bytes(), Verdict::Forwarded(Forwarded::ToTunnel), expected)
+    };
+    let largest = usize::try_from(TUNNEL_MTU).unwrap() - 28;
+    vec![
+        tunnelled("through the overlay", &base),
+        tunnelled("through the overlay, as large as its MTU", &Packet { payload: largest, ..base.clone() }),
+        pass(
+            "one byte over the overlay's MTU",
+            Packet { payload: largest + 1, ..base.clone() }.bytes(),
+            PassReason::TooBig,
+        ),
+        pass("TTL 1 into the overlay", Packet { ttl: 1, ..base }.bytes(), PassReason::HopLimit),
+    ]
+}
+
+/// While there are flows through the stack.
+fn symmetry() -> Vec<Case> {
+    let tcp = |packet: Packet| Packet { protocol: IpNumber::TCP, ..packet };
+    let later = |packet: Packet| Packet { fragment: Some((185, false)), ..packet };
+    let icmp = |packet: Packet, protocol, kind| {
+        let mut bytes = Packet { protocol, ..packet.clone() }.bytes();
+        let offset = if matches!(packet.source, Ip::V4(..)) { 34 } else { 54 };
+        bytes[offset] = kind;
+        bytes
+    };
+    let v4 = IpNumber::ICMP;
+    let v6 = IpNumber::IPV6_ICMP;
+    // Destination options in front of the UDP header of a flow that is noted.
+    let mut extended =
+        Packet { protocol: IpNumber::IPV6_DESTINATION_OPTIONS, payload: 18 + 8, ..to6(POD_B6) }.bytes();
+    let udp = to6(POD_B6).bytes()[54..].to_vec();
+    extended[54..62].copy_from_slice(&[17, 0, 1, 4, 0, 0, 0, 0]);
+    extended[62..62 + udp.len()].copy_from_slice(&udp);
+    let mut fragment6 = Packet { protocol: IpNumber::IPV6_FRAGMENTATION_HEADER, ..to6(REMOTE6) }.bytes();
+    fragment6[54..62].copy_from_slice(&[17, 0, 0x05, 0xc8, 0, 0, 0, 1]);
+    [
+        pass("local, touched by the stack", to(POD_B).bytes(), PassReason::StackFlow),
+        pass("remote, touched by the stack", to(REMOTE).bytes(), PassReason::StackFlow),
+        pass("local, touched by the stack, IPv6", to6(POD_B6).bytes(), PassReason::StackFlow),
+        pass("remote, touched by the stack, IPv6", to6(REMOTE6).bytes(), PassReason::StackFlow),
+        pass("touched by the stack, behind an extension header", extended, PassReason::StackFlow),
+        local("local, another flow", &tcp(to(POD_B))),
+        remote("remote, another flow", &tcp(to(REMOTE))),
+        remote("remote, another flow, IPv6", &tcp(to6(REMOTE6))),
+        local("a protocol without ports", &Packet { protocol: IpNumber::GRE, ..to(POD_B) }),
+        pass("a later fragment", later(to(POD_B)).bytes(), PassReason::Fragment),
+        pass("a later fragment, IPv6", fragment6, PassReason::Fragment),
+        pass("destination unreachable", icmp(to(POD_B), v4, 3), PassReason::IcmpError),
+        pass("time exceeded", icmp(to(REMOTE), v4, 11), PassReason::IcmpError),
+        pass("packet too big", icmp(to6(REMOTE6), v6, 2), PassReason::IcmpError),
+        pass("unknown destination stays unknown", to(Ipv4Addr::new(1, 1, 1, 1)).bytes(), PassReason::NotPod),
+    ]
+    .into_iter()
+    .map(|case| Case { flows: true, ..case })
+    .collect()
 }
 
 fn forwarding() -> Vec<Case> {

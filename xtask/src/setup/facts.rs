@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::needs::{BPF_TOOLCHAIN, COMPONENTS, OLDEST_RUSTC, TOOLS};
+use super::needs::{BPF_TOOLCHAIN, COMPONENTS, KERNEL_TOOLS, OLDEST_RUSTC, TOOLS};
 use crate::command::{find, stdout_of};
 use crate::privilege::Privilege;
 
@@ -69,7 +69,7 @@ pub(crate) struct Facts {
     /// /usr/bin/rustc.
     pub(crate) debian: Option<Toolchain>,
     pub(crate) bpf_linker: Option<Version>,
-    /// Commands of [`TOOLS`] that are not there.
+    /// Commands of [`TOOLS`] and [`KERNEL_TOOLS`] that are not there.
     pub(crate) missing_tools: Vec<&'static str>,
     /// Components of [`COMPONENTS`] that the current toolchain lacks.
     pub(crate) missing_components: Vec<&'static str>,
@@ -106,6 +106,7 @@ impl Facts {
                 .and_then(|text| Version::find_in(&text)),
             missing_tools: TOOLS
                 .iter()
+                .chain(&KERNEL_TOOLS)
                 .map(|tool| tool.command)
                 .filter(|command| find(command).is_none())
                 .collect(),

@@ -1,5 +1,6 @@
 //! What must be on the machine, as tables: to need another tool, add a line.
 
+use super::Scope;
 use super::facts::Version;
 
 /// A command that the lab or the tests call.
@@ -12,7 +13,7 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 8] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
@@ -28,8 +29,30 @@ pub(crate) const TOOLS: [Tool; 8] = [
         package: "containernetworking-plugins",
         why: "is measured against",
     },
+    Tool {
+        command: "nft",
+        package: "nftables",
+        why: "the agent masquerades pods' packets to the outside with it",
+    },
     Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
 ];
+
+/// The tools of `cargo xtask kernels`.
+pub(crate) const KERNEL_TOOLS: [Tool; 4] = [
+    Tool { command: "ip", package: "iproute2", why: "builds the tests' interfaces in the booted kernels" },
+    Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels" },
+    Tool { command: "busybox", package: "busybox-static", why: "is the user space of the booted kernels" },
+    Tool { command: "xz", package: "xz-utils", why: "unpacks kernel modules" },
+];
+
+/// What a scope needs beyond a toolchain.
+pub(crate) fn tools(scope: Scope) -> &'static [Tool] {
+    match scope {
+        Scope::Build => &[],
+        Scope::Lab => &TOOLS,
+        Scope::Kernels => &KERNEL_TOOLS,
+    }
+}
 
 /// Components of the rustup toolchain that the tests call, by the program that each brings.
 pub(crate) const COMPONENTS: [(&str, &str); 2] = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];

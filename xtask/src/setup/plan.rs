@@ -5,7 +5,7 @@ use std::fmt;
 use super::Scope;
 use super::facts::{Facts, Toolchain, Version, usable};
 use super::needs::{
-    BPF_LINKER, BPF_TOOLCHAIN, DEBIAN_CLIPPY, DEBIAN_RUST, OLDEST_KERNEL, OLDEST_RUSTC, TOOLS, Tool,
+    BPF_LINKER, BPF_TOOLCHAIN, DEBIAN_CLIPPY, DEBIAN_RUST, OLDEST_KERNEL, OLDEST_RUSTC, Tool, tools,
 };
 use crate::privilege::Privilege;
 
@@ -197,8 +197,8 @@ pub(crate) fn plan(facts: &Facts, scope: Scope) -> Plan {
             plan.problems.push(Problem::NoComponents(facts.missing_components.clone()));
         }
     }
+    missing_tools(facts, scope, &mut plan, &mut without_apt);
     if scope == Scope::Lab {
-        tools(facts, &mut plan, &mut without_apt);
         kernel(facts, &mut plan);
     }
     if !without_apt.is_empty() {
@@ -253,8 +253,9 @@ fn debian_clippy(facts: &Facts, debian_is_used: bool, plan: &mut Plan) {
     }
 }
 
-fn tools(facts: &Facts, plan: &mut Plan, without_apt: &mut Vec<String>) {
-    let missing: Vec<_> = TOOLS.iter().filter(|tool| facts.missing_tools.contains(&tool.command)).collect();
+fn missing_tools(facts: &Facts, scope: Scope, plan: &mut Plan, without_apt: &mut Vec<String>) {
+    let missing: Vec<_> =
+        tools(scope).iter().filter(|tool| facts.missing_tools.contains(&tool.command)).collect();
     if missing.is_empty() {
         return;
     }

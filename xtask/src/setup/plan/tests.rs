@@ -1,5 +1,6 @@
 //! Machines, and what set-up plans for them.
 
+use super::super::needs::{KERNEL_TOOLS, TOOLS};
 use super::*;
 
 const STABLE_SRC: Toolchain = Toolchain { version: Version(1, 96, 0), has_src: true, has_clippy: true };
@@ -155,6 +156,20 @@ fn only_missing_tools_are_installed() {
     assert_eq!(plan.steps[0], Step::UpdatePackageLists);
     assert_eq!(plan.steps[1].what(), "the packages iperf3");
     assert_eq!(plan.steps[1].why(), "iperf3 measures throughput between pods");
+}
+
+#[test]
+fn qemu_is_only_installed_to_boot_other_kernels() {
+    let facts = Facts { missing_tools: vec!["iperf3", "qemu-system-x86_64"], has_btf: false, ..ready() };
+    let kernels = plan(&facts, Scope::Kernels);
+    assert_eq!(
+        kernels.steps,
+        [Step::UpdatePackageLists, Step::InstallTools(vec![&KERNEL_TOOLS[1]])],
+        "{kernels:?}"
+    );
+    assert!(kernels.problems.is_empty(), "{kernels:?}");
+    let lab = plan(&Facts { missing_tools: vec!["qemu-system-x86_64"], ..ready() }, Scope::Lab);
+    assert!(lab.is_empty(), "{lab:?}");
 }
 
 #[test]

@@ -1,11 +1,9 @@
-//! The head of a packet: its headers, read and written in place with every access checked against its end.
+//! A frame's headers, read and written in place, within bounds that were checked once.
 
 use core::{
     marker::PhantomData,
     mem::{offset_of, size_of},
 };
-
-use aya_ebpf::programs::TcContext;
 
 /// An Ethernet header (IEEE 802.3).
 #[repr(C)]
@@ -35,19 +33,10 @@ impl<H> Frame<H> {
     /// Bytes of the frame up to the end of `H`.
     pub const HEAD_LEN: usize = ETHERNET_LEN + size_of::<H>();
 
-    /// The frame of an skb; `None` where it is shorter than its headers.
-    ///
-    /// Headers that are split over fragments are rare (GRO by some drivers); only those pay for pulling them together.
+    /// The frame `base` bytes behind `start`, if its headers end before `end`.
     #[inline(always)]
-    pub fn of_skb(ctx: &TcContext) -> Option<Self> {
-        Self::within(ctx.data(), ctx.data_end()).or_else(|| {
-            ctx.pull_data(Self::HEAD_LEN as u32).ok()?;
-            Self::within(ctx.data(), ctx.data_end())
-        })
-    }
-
-    #[inline(always)]
-    fn within(start: usize, end: usize) -> Option<Self> {
+    pub(crate) fn within(start: usize, end: usize, base: usize) -> Option<Self> {
+        let start = start + base;
         (start + Self::HEAD_LEN <= end).then_some(Self { start: start as *mut u8, header: PhantomData })
     }
 

@@ -1,0 +1,121 @@
+//! The overlay device: one flow-based VXLAN device for every tunnel of either family, there only while it is needed.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::bail;
+use dataplane_common::Hook;
+
+use super::{NodeTask, sysctl};
+use crate::netlink::{Link, Vxlan};
+
+/// Its name.
+pub const OVERLAY_DEVICE: &str = "podlane.vxlan";
+
+/// The device as it should be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u32,
+    pub(super) port: u16,
+}
+
+impl NodeTask {
+    /// Creates, adopts or changes the device, with its programs attached before a packet can pass it.
+    pub(super) async fn ensure_overlay(&self, links: &[Link], wanted: Wanted) -> anyhow::Result<Link> {
+        let mut link = match links.iter().find(|link| link.name == OVERLAY_DEVICE) {
+            Some(link) if link.kind.as_deref() != Some("vxlan") => {
+                bail!(
+                    "device {OVERLAY_DEVICE} exists and is not a VXLAN device: remove it, the agent makes its own"
+                )
+            }
+            Some(link) if fits(link, wanted) => link.clone(),
+            other => {
+                if let Some(former) = other {
+                    self.remove_overlay_device(former).await?;
+                }
+                let Wanted { mac, mtu, port } = wanted;
+                let link = self.netlink.create_vxlan(OVERLAY_DEVICE, mac, mtu, port).await?;
+                tracing::info!(device = OVERLAY_DEVICE, mtu, port, "overlay device created");
+                link
+            }
+        };
+        if link.mtu != wanted.mtu {
+            self.netlink.set_mtu(link.index, wanted.mtu).await?;
+            tracing::info!(
+                device = OVERLAY_DEVICE,
+                from = link.mtu,
+                to = wanted.mtu,
+                "MTU of the overlay changed"
+            );
+            link.mtu = wanted.mtu;
+        }
+        sysctl::prepare_overlay(OVERLAY_DEVICE)?;
+        for hook in [Hook::ToWire, Hook::FromOverlay] {
+            if !self.datapath.is_attached(hook, OVERLAY_DEVICE)? {
+                self.datapath.attach(hook, OVERLAY_DEVICE)?;
+            }
+        }
+        if !link.up {
+            self.netlink.set_vxlan_up(&link, wanted.port).await?;
+            link.up = true;
+        }
+        Ok(link)
+    }
+
+    /// Removes the device, if it is there.
+    pub(super) async fn remove_overlay(&self, links: &[Link]) -> anyhow::Result<()> {
+        if let Some(link) = find(links) {
+            self.remove_overlay_device(link).await?;
+            tracing::info!(device = OVERLAY_DEVICE, "overlay device removed: no node needs it");
+        }
+        Ok(())
+    }
+
+    async fn remove_overlay_device(&self, link: &Link) -> anyhow::Result<()> {
+        for hook in [Hook::FromOverlay, Hook::ToWire] {
+            self.datapath.detach(hook, OVERLAY_DEVICE)?;
+        }
+        self.netlink.delete_link(link.index).await
+    }
+
+    /// Makes the device's permanent neighbours be these: the slow path's next hops. What the kernel refuses is a
+    /// problem, and the rest is done.
+    pub(super) async fn write_neighbours(
+        &self,
+        overlay: &Link,
+        wanted: &BTreeMap<IpAddr, [u8; 6]>,
+        problems: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        let mut present = BTreeMap::new();
+        for (ifindex, address, mac) in self.netlink.permanent_neighbours().await? {
+            if ifindex == overlay.index {
+                present.insert(address, mac);
+            }
+        }
+        for (address, mac) in wanted {
+            if present.get(address) != Some(mac)
+                && let Err(error) =
+                    self.netlink.replace_permanent_neighbour(overlay.index, *address, *mac).await
+            {
+                problems.push(format!("{error:#}"));
+            }
+        }
+        for former in present.keys().filter(|address| !wanted.contains_key(*address)) {
+            // The kernel's own entries for multicast groups are permanent too.
+            if !former.is_multicast() {
+                self.netlink.delete_neighbour(overlay.index, *former).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The device among these.
+pub(super) fn find(links: &[Link]) -> Option<&Link> {
+    links.iter().find(|link| link.name == OVERLAY_DEVICE && link.kind.as_deref() == Some("vxlan"))
+}
+
+/// What cannot be changed while the device lives is as it should be.
+fn fits(link: &Link, wanted: Wanted) -> bool {
+    link.mac == Some(wanted.mac) && link.vxlan == Some(Vxlan { port: wanted.port, collect_metadata: true })
+}

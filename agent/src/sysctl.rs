@@ -1,0 +1,61 @@
+//! Kernel settings under `/proc/sys/net`: those of the calling thread's network namespace.
+
+use std::io;
+
+use anyhow::Context as _;
+
+/// Sets a key, such as `net/ipv4/ip_forward`, where it differs. A key that does not exist (a kernel without IPv6) is
+/// left alone.
+pub(crate) fn ensure(key: &str, value: &str) -> anyhow::Result<()> {
+    match read(key)? {
+        Some(now) if now != value => set(key, value),
+        _ => Ok(()),
+    }
+}
+
+/// What a key is set to; `None` where it does not exist.
+pub(crate) fn read(key: &str) -> anyhow::Result<Option<String>> {
+    match fs_err::read_to_string(format!("/proc/sys/{key}")) {
+        Ok(value) => Ok(Some(value.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", name(key))),
+    }
+}
+
+/// Sets a key.
+pub(crate) fn set(key: &str, value: &str) -> anyhow::Result<()> {
+    fs_err::write(format!("/proc/sys/{key}"), value).with_context(|| format!("setting {}={value}", name(key)))
+}
+
+/// A key as the command `sysctl` writes it: dots in a device's name stand as slashes there.
+pub(crate) fn name(key: &str) -> String {
+    key.chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::testing::in_own_namespace;
+
+    #[test]
+    fn settings_are_those_of_the_threads_namespace() {
+        in_own_namespace(|| async {
+            const KEY: &str = "net/ipv4/conf/lo/rp_filter";
+            ensure(KEY, "2").unwrap();
+            assert_eq!(read(KEY).unwrap().as_deref(), Some("2"));
+            ensure("net/ipv4/conf/nowhere/rp_filter", "2").expect("nothing to set");
+            assert_eq!(read("net/ipv4/conf/nowhere/rp_filter").unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn names_are_written_as_sysctl_does() {
+        assert_eq!(name("net/ipv4/conf/podlane.vxlan/rp_filter"), "net.ipv4.conf.podlane/vxlan.rp_filter");
+    }
+}
