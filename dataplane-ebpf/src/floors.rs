@@ -92,7 +92,8 @@ fn floor_fib(ctx: TcContext) -> i32 {
     }
 }
 
-/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and lets its device receive it.
+/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and sends it to the other end of
+/// its device.
 #[xdp]
 fn inject4(ctx: XdpContext) -> u32 {
     let Some(scene) = next() else { return xdp_action::XDP_ABORTED };
@@ -103,7 +104,7 @@ fn inject4(ctx: XdpContext) -> u32 {
     let packet = start as *mut u8;
     // SAFETY: offsets below the 36 bytes that are there.
     unsafe { write_head4(packet, scene) };
-    xdp_action::XDP_PASS
+    xdp_action::XDP_TX
 }
 
 /// Frames that arrived at a pod.

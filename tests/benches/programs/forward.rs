@@ -1,4 +1,5 @@
-//! Forwarding alone: frames appear at a node's uplink as from its driver, and are counted and dropped at the pod.
+//! Forwarding alone: frames come in at a node's uplink, whose driver polls for them as a network card's does, and are
+//! counted and dropped at the pod.
 //! No socket, no process: what is left is the way between.
 
 use std::mem::size_of;
@@ -59,7 +60,9 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
     let inject: &mut Xdp = floors.program_mut("inject4").context("no program inject4")?.try_into()?;
     inject.load()?;
 
-    node.run(|| -> Result<f64> {
+    // As a network card's, the uplink's driver then receives by NAPI, which XDP frames ask for.
+    node.command(["ethtool", "-K", UPLINK, "gro", "on"]).read()?;
+    let rate = from.run(|| -> Result<f64> {
         stay_on_one_cpu()?;
         let context = xdp_md {
             data: 0,
@@ -94,7 +97,9 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
             pod.name()
         );
         Ok(f64::from(u32::try_from(passed)?) / time.as_secs_f64())
-    })?
+    });
+    node.command(["ethtool", "-K", UPLINK, "gro", "off"]).read()?;
+    rate?
 }
 
 /// The MAC address of a node's uplink.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::lab::{Lab, Namespace, Wire};
+use crate::lab::{Builder, Lab, Namespace, Wire};
 use crate::{Binaries, lab, probe};
 
 /// Longer than duplicate address detection takes.
@@ -35,12 +35,28 @@ pub enum Kind {
     Vxlan,
     /// Podlane, direct, its programs at tc.
     Podlane,
+    /// Podlane through its overlay.
+    PodlaneVxlan,
+    /// Podlane, direct, with generic XDP at the uplinks.
+    PodlaneXdpGeneric,
+    /// Podlane, direct, with native XDP at the uplinks.
+    PodlaneXdp,
 }
 
 impl Kind {
     /// All of them, the limit first.
-    pub const ALL: [Self; 7] =
-        [Self::Wire, Self::Classic, Self::Bridge, Self::Ptp, Self::HostGw, Self::Vxlan, Self::Podlane];
+    pub const ALL: [Self; 10] = [
+        Self::Wire,
+        Self::Classic,
+        Self::Bridge,
+        Self::Ptp,
+        Self::HostGw,
+        Self::Vxlan,
+        Self::Podlane,
+        Self::PodlaneVxlan,
+        Self::PodlaneXdpGeneric,
+        Self::PodlaneXdp,
+    ];
 
     /// Its name in `bench.json`.
     #[must_use]
@@ -53,6 +69,9 @@ impl Kind {
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",
             Self::Podlane => "podlane",
+            Self::PodlaneVxlan => "podlane-vxlan",
+            Self::PodlaneXdpGeneric => "podlane-xdp-generic",
+            Self::PodlaneXdp => "podlane-xdp",
         }
     }
 
@@ -60,6 +79,18 @@ impl Kind {
     #[must_use]
     pub const fn has_netfilter_variant(self) -> bool {
         !matches!(self, Self::Wire)
+    }
+
+    /// Whether it is Podlane, in whichever mode.
+    #[must_use]
+    pub const fn is_podlane(self) -> bool {
+        matches!(self, Self::Podlane | Self::PodlaneVxlan | Self::PodlaneXdpGeneric | Self::PodlaneXdp)
+    }
+
+    /// Whether it tunnels between nodes.
+    #[must_use]
+    pub const fn has_overlay(self) -> bool {
+        matches!(self, Self::Vxlan | Self::PodlaneVxlan)
     }
 
     /// Whether it connects pods by IPv6 as well.
@@ -134,6 +165,9 @@ impl Contender {
             Kind::HostGw => routed::host_gw(lab)?,
             Kind::Vxlan => routed::vxlan(lab)?,
             Kind::Podlane => with_pods(lab.podlane(binaries.clone()).build()?)?,
+            Kind::PodlaneVxlan => podlane(lab, binaries, "tunnel", "always")?,
+            Kind::PodlaneXdpGeneric => podlane(lab, binaries, "xdp", "generic")?,
+            Kind::PodlaneXdp => podlane(lab, binaries, "xdp", "native")?,
         };
         if netfilter {
             netfilter::install(&lab)?;
@@ -187,6 +221,11 @@ impl Contender {
     pub fn lab(&self) -> &Lab {
         &self.lab
     }
+}
+
+/// Podlane with a setting of its agents.
+fn podlane(lab: Builder, binaries: &Binaries, key: &str, value: &str) -> Result<(Lab, [Endpoint; 3])> {
+    with_pods(lab.podlane(binaries.clone()).agent_setting(key, value).build()?)
 }
 
 /// Two pods on the first node, one on the second, attached by the lab's plugin.

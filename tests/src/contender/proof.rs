@@ -25,7 +25,11 @@ impl Seen {
         };
         Ok(Self {
             forwarded: both(&|node| counters::forwarded(node.namespace()))?,
-            overlay: both(&|node| received(node.namespace(), "flannel.1"))?,
+            overlay: both(&|node| {
+                let devices = ["flannel.1", "podlane.vxlan"].map(|device| received(node.namespace(), device));
+                let [kernel, podlane] = devices;
+                Ok(kernel? + podlane?)
+            })?,
         })
     }
 
@@ -61,7 +65,7 @@ pub(super) fn prove(contender: &Contender) -> Result<Vec<String>> {
         }
     }
     match contender.kind {
-        Kind::Podlane => said.extend(programs(lab)?),
+        kind if kind.is_podlane() => said.extend(programs(contender)?),
         Kind::Classic | Kind::Bridge => said.push(bridged(lab.node(1), &contender.same_node)?),
         _ => {}
     }
@@ -72,10 +76,11 @@ pub(super) fn prove(contender: &Contender) -> Result<Vec<String>> {
 fn check_forwarding(contender: &Contender, across: bool, seen: &Seen) -> Result<()> {
     let packets = 2 * u64::try_from(ROUND_TRIPS)?;
     let by_kernel = match contender.kind {
-        Kind::Wire | Kind::Podlane => false,
+        Kind::Wire => false,
+        kind if kind.is_podlane() => false,
         // On one node the bridge carries them, below the IP layer's count.
         Kind::Classic | Kind::Bridge => across,
-        Kind::Ptp | Kind::HostGw | Kind::Vxlan => true,
+        _ => true,
     };
     let nodes = if across { &[0, 1][..] } else { &[0] };
     for node in nodes {
@@ -90,7 +95,7 @@ fn check_forwarding(contender: &Contender, across: bool, seen: &Seen) -> Result<
             ensure!(forwarded < packets / 20, "node{}'s kernel forwarded {forwarded} packets", node + 1);
         }
         let tunnelled = seen.overlay[*node];
-        if contender.kind == Kind::Vxlan && across {
+        if contender.kind.has_overlay() && across {
             ensure!(tunnelled >= packets / 2, "node{}'s VXLAN device received {tunnelled} packets", node + 1);
         } else {
             ensure!(tunnelled == 0, "node{}'s VXLAN device received {tunnelled} packets", node + 1);
@@ -104,7 +109,7 @@ fn check_tracking(contender: &Contender, across: bool, client: IpAddr, server: I
     let node = contender.lab().node(1).namespace();
     let tracked = tracked(node, client, server)?;
     let bridged = matches!(contender.kind, Kind::Classic | Kind::Bridge) && !across;
-    let expected = contender.netfilter && contender.kind != Kind::Podlane;
+    let expected = contender.netfilter && !contender.kind.is_podlane();
     if bridged && contender.netfilter && !bridge_calls_netfilter() {
         return Ok(());
     }
@@ -139,10 +144,20 @@ fn received(namespace: &Namespace, device: &str) -> Result<u64> {
 /// Numbers in the map `counters` (docs/maps.md): 64 verdicts for each hook.
 const TO_POD: u64 = 16;
 const TO_PEER: u64 = 17;
+const TO_OVERLAY: u64 = 18;
 const FROM_WIRE: u64 = 64;
+const FROM_OVERLAY: u64 = 128;
+const XDP_FROM_WIRE: u64 = 192;
 
 /// What the programs have counted on each node, and how they are attached.
-fn programs(lab: &Lab) -> Result<Vec<String>> {
+fn programs(contender: &Contender) -> Result<Vec<String>> {
+    let lab = contender.lab();
+    let leaves = if contender.kind.has_overlay() { TO_OVERLAY } else { TO_PEER };
+    let arrives = match contender.kind {
+        Kind::PodlaneVxlan => FROM_OVERLAY,
+        Kind::PodlaneXdp | Kind::PodlaneXdpGeneric => XDP_FROM_WIRE,
+        _ => FROM_WIRE,
+    };
     let packets = 2 * u64::try_from(ROUND_TRIPS)?;
     lab.nodes()
         .iter()
@@ -154,7 +169,7 @@ fn programs(lab: &Lab) -> Result<Vec<String>> {
                 let values = entry.and_then(|entry| entry["values"].as_array());
                 values.into_iter().flatten().filter_map(|value| value["value"]["packets"].as_u64()).sum()
             };
-            let (local, out, into) = (count(TO_POD), count(TO_PEER), count(FROM_WIRE + TO_POD));
+            let (local, out, into) = (count(TO_POD), count(leaves), count(arrives + TO_POD));
             ensure!(
                 out >= packets / 2 && into >= packets / 2 && (local >= packets || node.pods().len() < 2),
                 "{}'s programs counted {local} packets to local pods, {out} to the peer, {into} from it",

@@ -165,7 +165,7 @@ impl Turns<'_> {
         for index in self.order() {
             let contender = &self.contenders[index];
             // Frames that are in no tunnel, to something that a node forwards to.
-            if matches!(contender.kind, Kind::Wire | Kind::Vxlan) {
+            if contender.kind == Kind::Wire || contender.kind.has_overlay() {
                 continue;
             }
             let rate = programs::forwarding(self.programs, contender, self.plan.frames)
