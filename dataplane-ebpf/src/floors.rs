@@ -4,6 +4,10 @@
 //! `restore4` and `restore6` write the headers anew, vary addresses and source port, and tail-call the program in
 //! `target`. Their own cost is that of a run whose target is `floor_return`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "return codes, sizes and halves of words: small numbers that the helpers want in other types"
+)]
 #![expect(non_upper_case_globals, reason = "the kernel and bpftool show a map under the name of its static")]
 
 use core::mem::size_of;
@@ -92,19 +96,28 @@ fn floor_fib(ctx: TcContext) -> i32 {
     }
 }
 
-/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and sends it to the other end of
-/// its device.
+/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and lets its device receive it.
 #[xdp]
 fn inject4(ctx: XdpContext) -> u32 {
+    inject(&ctx, xdp_action::XDP_PASS)
+}
+
+/// The same, sent to the other end of its device: its native XDP program sees it there.
+#[xdp]
+fn transmit4(ctx: XdpContext) -> u32 {
+    inject(&ctx, xdp_action::XDP_TX)
+}
+
+#[inline(always)]
+fn inject(ctx: &XdpContext, action: u32) -> u32 {
     let Some(scene) = next() else { return xdp_action::XDP_ABORTED };
     let start = ctx.data();
     if start + 36 > ctx.data_end() {
         return xdp_action::XDP_ABORTED;
     }
-    let packet = start as *mut u8;
     // SAFETY: offsets below the 36 bytes that are there.
-    unsafe { write_head4(packet, scene) };
-    xdp_action::XDP_TX
+    unsafe { write_head4(start as *mut u8, scene) };
+    action
 }
 
 /// Frames that arrived at a pod.

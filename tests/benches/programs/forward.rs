@@ -1,6 +1,8 @@
-//! Forwarding alone: frames come in at a node's uplink, whose driver polls for them as a network card's does, and are
-//! counted and dropped at the pod.
-//! No socket, no process: what is left is the way between.
+//! Forwarding alone: frames come in at a node's uplink, and are counted and dropped at the pod. No socket, no process:
+//! what is left is the way between.
+//!
+//! They appear at the uplink as from its driver. Native XDP sits in the driver: for it they are sent from the cable's
+//! other end, whose cost is part of the figure.
 
 use std::mem::size_of;
 use std::time::Instant;
@@ -21,10 +23,10 @@ use crate::stay_on_one_cpu;
 const BATCH: u32 = 64;
 
 /// Frames per second. Arguments: the namespaces of the node the frames come from, of the node they arrive at, and of
-/// the pod; source and destination IPv4 address; number of frames.
+/// the pod; source and destination IPv4 address; number of frames; whether native XDP receives them.
 pub fn rate(arguments: &[String]) -> Result<f64> {
-    let [from, node, pod, source, destination, frames] = arguments else {
-        bail!("forward FROM-NODE NODE POD SOURCE DESTINATION FRAMES");
+    let [from, node, pod, source, destination, frames, xdp] = arguments else {
+        bail!("forward FROM-NODE NODE POD SOURCE DESTINATION FRAMES XDP");
     };
     let (from, node, pod) = (Namespace::named(from), Namespace::named(node), Namespace::named(pod));
     let frames: u32 = frames.parse()?;
@@ -57,12 +59,12 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
         floors.program_mut("drop_all").context("no program drop_all")?.try_into()?;
     drop_all.load()?;
     pod.run(|| drop_all.attach("eth0", TcAttachType::Ingress))?.context("attaching to the pod's eth0")?;
-    let inject: &mut Xdp = floors.program_mut("inject4").context("no program inject4")?.try_into()?;
+    let native: bool = xdp.parse()?;
+    let (injector, at) = if native { ("transmit4", &from) } else { ("inject4", &node) };
+    let inject: &mut Xdp = floors.program_mut(injector).context("no such program")?.try_into()?;
     inject.load()?;
 
-    // As a network card's, the uplink's driver then receives by NAPI, which XDP frames ask for.
-    node.command(["ethtool", "-K", UPLINK, "gro", "on"]).read()?;
-    let rate = from.run(|| -> Result<f64> {
+    at.run(|| -> Result<f64> {
         stay_on_one_cpu()?;
         let context = xdp_md {
             data: 0,
@@ -97,9 +99,7 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
             pod.name()
         );
         Ok(f64::from(u32::try_from(passed)?) / time.as_secs_f64())
-    });
-    node.command(["ethtool", "-K", UPLINK, "gro", "off"]).read()?;
-    rate?
+    })?
 }
 
 /// The MAC address of a node's uplink.

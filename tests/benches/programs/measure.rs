@@ -70,7 +70,7 @@ pub fn all(node: &mut Node, paths: &[Path], load: Load, effort: Effort) -> Resul
 /// Nanoseconds per packet, of this thread's own time: what others do on the CPU meanwhile does not count.
 fn run(node: &mut Node, path: &Path, program: &str, load: Load, packets: u32) -> Result<f64> {
     let macs = node.macs(path);
-    node.aim(program, path.scenario(load, macs))?;
+    node.aim(program, path.scenario(load, macs)?)?;
     let counter = path.counted.filter(|_| program == path.program);
     let counted = |node: &Node| counter.map(|(hook, verdict)| node.counted(hook, verdict)).transpose();
     let before = counted(node)?;
@@ -81,7 +81,7 @@ fn run(node: &mut Node, path: &Path, program: &str, load: Load, packets: u32) ->
     // SAFETY: the context's bytes, as the kernel takes them.
     let context =
         unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<__sk_buff>()) };
-    let packet = path.packet(load, macs);
+    let packet = path.packet(load, macs)?;
     let restore = node.program(if path.ipv6 { "restore6" } else { "restore4" })?;
     let start = thread_time()?;
     let result = restore.test_run(TestRunOptions {

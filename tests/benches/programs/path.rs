@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use anyhow::{Result, bail};
 use dataplane_common::bench::{Scenario, Series};
 use dataplane_common::{Forwarded, Hook, PassReason, Verdict};
 use etherparse::PacketBuilder;
@@ -78,32 +79,32 @@ pub type Macs = ([u8; 6], [u8; 6]);
 
 impl Path {
     /// What `restore4` or `restore6` need to know.
-    pub fn scenario(&self, load: Load, macs: Macs) -> Scenario {
-        let packet = self.packet(load, macs);
+    pub fn scenario(&self, load: Load, macs: Macs) -> Result<Scenario> {
+        let packet = self.packet(load, macs)?;
         let word =
             |at: usize| u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
-        Scenario {
+        Ok(Scenario {
             counter: 0,
             flow_mask: load.flows - 1,
             macs: [word(0), word(4), word(8)],
             hop: word(if self.ipv6 { 20 } else { 22 }),
             source: self.series(self.from, load),
             destination: self.series(self.to, load),
-        }
+        })
     }
 
     /// The first packet: 64 bytes on the wire with IPv4.
-    pub fn packet(&self, load: Load, (destination, source): Macs) -> Vec<u8> {
+    pub fn packet(&self, load: Load, (destination, source): Macs) -> Result<Vec<u8>> {
         let address = |end| address(self.series(end, load), self.ipv6);
         let frame = PacketBuilder::ethernet2(source, destination);
         let frame = match (address(self.from), address(self.to)) {
             (IpAddr::V4(from), IpAddr::V4(to)) => frame.ipv4(from.octets(), to.octets(), 64),
             (IpAddr::V6(from), IpAddr::V6(to)) => frame.ipv6(from.octets(), to.octets(), 64),
-            _ => unreachable!("both ends are of one family"),
+            _ => bail!("the ends are of different families"),
         };
         let mut bytes = Vec::new();
-        frame.udp(1024, 5201).write(&mut bytes, &[0; 18]).unwrap();
-        bytes
+        frame.udp(1024, 5201).write(&mut bytes, &[0; 18])?;
+        Ok(bytes)
     }
 
     fn series(&self, end: End, load: Load) -> Series {
@@ -139,8 +140,8 @@ pub fn local_pod(index: u32, ipv6: bool) -> IpAddr {
 /// The first pod of peer node `index`: 10.1.0.2, 10.1.1.2 …, fd00:244:1::2, fd00:244:2::2 …
 pub fn remote_pod(index: u32, ipv6: bool) -> IpAddr {
     if ipv6 {
-        let node = u16::try_from(index + 1).unwrap();
-        Ipv6Addr::new(0xfd00, 0x244, node, 0, 0, 0, 0, 2).into()
+        let node = u128::from(index + 1) << 80;
+        Ipv6Addr::from(u128::from(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 2)) + node).into()
     } else {
         Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 1, 0, 2)) + 256 * index).into()
     }
@@ -150,9 +151,8 @@ fn words(address: IpAddr) -> [u32; 4] {
     match address {
         IpAddr::V4(address) => [0, 0, 0, u32::from(address)],
         IpAddr::V6(address) => {
-            let word =
-                |shift: u32| u32::try_from(u128::from(address) >> shift & u128::from(u32::MAX)).unwrap();
-            [word(96), word(64), word(32), word(0)]
+            let [a, b, c, d, e, f, g, h] = address.segments().map(u32::from);
+            [a << 16 | b, c << 16 | d, e << 16 | f, g << 16 | h]
         }
     }
 }

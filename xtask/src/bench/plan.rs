@@ -28,8 +28,8 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
-        labs: 2,
-        rounds: 5,
+        labs: 1,
+        rounds: 9,
         round_trips: 1500,
         connections: 400,
         packets: Duration::from_millis(50),

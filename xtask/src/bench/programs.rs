@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use podlane_tests::bench::Programs;
-use podlane_tests::contender::{Contender, Endpoint};
+use podlane_tests::contender::{Contender, Endpoint, Kind};
 
 use super::plan::Plan;
 
@@ -33,7 +33,7 @@ pub(super) fn forwarding(bench: &Path, contender: &Contender, frames: u32) -> Re
     let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
     let output = Command::new(bench)
         .args(["forward", from, node, pair.server.namespace.name(), &source, &destination])
-        .arg(frames.to_string())
+        .args([frames.to_string(), (contender.kind == Kind::PodlaneXdp).to_string()])
         .output()
         .with_context(|| format!("starting {}", bench.display()))?;
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
