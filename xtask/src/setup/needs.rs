@@ -20,6 +20,16 @@ pub(crate) const TOOLS: [Tool; 9] = [
     Tool { command: "iperf3", package: "iperf3", why: "measures throughput between pods" },
     Tool { command: "ethtool", package: "ethtool", why: "switches checksum offload off on the lab's wires" },
     Tool {
+        command: "iptables-nft-restore",
+        package: "iptables",
+        why: "gives the benches' nodes a typical node's netfilter rules",
+    },
+    Tool {
+        command: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "is measured against",
+    },
+    Tool {
         command: "nft",
         package: "nftables",
         why: "the agent masquerades pods' packets to the outside with it",
