@@ -6,6 +6,7 @@ pub mod chain;
 mod classic;
 pub mod cluster;
 pub mod cni;
+pub mod containerd;
 mod folder;
 mod guard;
 mod namespace;

@@ -13,7 +13,7 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 9] = [
+pub(crate) const TOOLS: [Tool; 12] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
@@ -41,6 +41,9 @@ pub(crate) const TOOLS: [Tool; 9] = [
         why: "the plugins that tests chain to podlane-cni",
     },
     Tool { command: "iptables", package: "iptables", why: "portmap, in those chains, works by it" },
+    Tool { command: "containerd", package: "containerd", why: "a real container runtime calls the plugin" },
+    Tool { command: "runc", package: "runc", why: "containerd runs containers by it" },
+    Tool { command: "busybox", package: "busybox-static", why: "the image of those containers" },
 ];
 
 /// The tools of `cargo xtask kernels`.
