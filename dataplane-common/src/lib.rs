@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 mod address;
+pub mod bench;
 mod counter;
 mod flow;
 mod node;

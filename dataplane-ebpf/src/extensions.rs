@@ -1,6 +1,9 @@
 //! IPv6 extension headers (RFC 8200, 4), followed within bounds.
 
-use crate::{context::Packet, transport::Transport};
+use crate::{
+    context::Packet,
+    transport::{Part, Transport},
+};
 
 /// How many extension headers are followed: more than any that is seen in practice, and a bound for the verifier.
 const MOST: usize = 4;
@@ -17,7 +20,7 @@ mod next_header {
 /// What follows the extension headers, the first of which is a `protocol` at `offset`.
 #[inline(always)]
 pub fn follow(packet: &impl Packet, offset: usize, protocol: u8) -> Option<Transport> {
-    let mut transport = Transport { protocol, offset, later_fragment: false };
+    let mut transport = Transport { protocol, offset, part: Part::Whole };
     for _ in 0..MOST {
         let length = match transport.protocol {
             next_header::HOP_BY_HOP | next_header::ROUTING | next_header::DESTINATION => {
@@ -30,10 +33,13 @@ pub fn follow(packet: &impl Packet, offset: usize, protocol: u8) -> Option<Trans
             }
             next_header::FRAGMENT => {
                 let [_, _, high, low] = packet.load::<[u8; 4]>(transport.offset)?;
-                // The low three bits are flags.
+                // The low three bits are flags: the last says that more fragments follow.
                 if high != 0 || low & 0xf8 != 0 {
-                    transport.later_fragment = true;
+                    transport.part = Part::Later;
                     return Some(transport);
+                }
+                if low & 1 != 0 {
+                    transport.part = Part::First;
                 }
                 8
             }
@@ -76,16 +82,18 @@ mod tests {
         let mut bytes = vec![next_header::ROUTING, 0, 0, 0, 0, 0, 0, 0, 6, 1];
         bytes.resize(24, 0);
         let found = follow(&Bytes(bytes), 0, next_header::DESTINATION).unwrap();
-        assert_eq!(found, Transport { protocol: 6, offset: 24, later_fragment: false });
+        assert_eq!(found, Transport { protocol: 6, offset: 24, part: Part::Whole });
     }
 
     #[test]
     fn a_first_fragment_has_ports_and_a_later_one_has_not() {
         let first = follow(&Bytes(vec![17, 0, 0, 1, 0, 0, 0, 7]), 0, next_header::FRAGMENT).unwrap();
-        assert_eq!(first, Transport { protocol: 17, offset: 8, later_fragment: false });
+        assert_eq!(first, Transport { protocol: 17, offset: 8, part: Part::First });
+        let only = follow(&Bytes(vec![17, 0, 0, 0, 0, 0, 0, 7]), 0, next_header::FRAGMENT).unwrap();
+        assert_eq!(only.part, Part::Whole);
         for offset in [[0, 8], [1, 0], [0xff, 0xf9]] {
             let packet = Bytes(vec![17, 0, offset[0], offset[1], 0, 0, 0, 7]);
-            assert!(follow(&packet, 0, next_header::FRAGMENT).unwrap().later_fragment, "{offset:?}");
+            assert_eq!(follow(&packet, 0, next_header::FRAGMENT).unwrap().part, Part::Later, "{offset:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     extensions,
     frame::{ETHERNET_LEN, Frame},
     hop_limit::checksum_after_decrement,
-    transport::Transport,
+    transport::{Part, Transport},
 };
 
 /// EtherTypes as they stand in `__sk_buff::protocol` (IEEE 802 numbers, network byte order).
@@ -21,6 +21,7 @@ pub mod ether_type {
 }
 
 /// An IPv4 header without options (RFC 791).
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Ipv4Header {
     version_and_length: u8,
@@ -36,6 +37,7 @@ pub struct Ipv4Header {
 }
 
 /// An IPv6 header (RFC 8200).
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Ipv6Header {
     version: u8,
@@ -51,7 +53,7 @@ const _: () = assert!(size_of::<Ipv4Header>() == 20 && offset_of!(Ipv4Header, de
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && offset_of!(Ipv6Header, destination) == 24);
 
 /// What the programs need to know of an IP family.
-pub trait Family: Sized {
+pub trait Family: Copy {
     /// Its addresses.
     type Address: Address;
 
@@ -154,11 +156,14 @@ impl Family for Ipv4Header {
     fn transport(_packet: &impl Packet, base: usize, header: &Self) -> Option<Transport> {
         /// RFC 791: the fragment offset's bits of the field.
         const OFFSET: u16 = 0x1fff;
-        Some(Transport {
-            protocol: header.protocol,
-            offset: base + Frame::<Self>::HEAD_LEN,
-            later_fragment: u16::from_be(header.fragment) & OFFSET != 0,
-        })
+        let part = if u16::from_be(header.fragment) & OFFSET != 0 {
+            Part::Later
+        } else if header.is_fragment() {
+            Part::First
+        } else {
+            Part::Whole
+        };
+        Some(Transport { protocol: header.protocol, offset: base + Frame::<Self>::HEAD_LEN, part })
     }
 
     #[inline(always)]

@@ -26,8 +26,13 @@ pub fn find_pod<F: Lookup>(
     // Replies to anybody but a pod go through the stack, so what they are replies to has to as well.
     if F::route(source).is_none() {
         // Local pods' packets never leave the node to come back.
-        let local = F::pod(source).is_some();
-        return Err(if local { DropReason::ForeignSource.into() } else { PassReason::NotFromPod.into() });
+        if F::pod(source).is_some() {
+            return Err(DropReason::ForeignSource.into());
+        }
+        if symmetry::is_about_fast_path(packet, base, ip) {
+            return Ok(pod);
+        }
+        return Err(PassReason::NotFromPod.into());
     }
     if ip.has_options() {
         return Err(PassReason::Options.into());

@@ -5,14 +5,15 @@
 //! a service's address has become a pod's.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
-use dataplane_common::{FlowEntry, FlowGate, PassReason};
+use dataplane_common::{FlowEntry, FlowGate, FlowKey, PassReason};
 
 use crate::{
     Exit,
     context::Packet,
+    frame::Frame,
     lookup::Lookup,
     maps::flow_gate,
-    transport::{Kind, classify},
+    transport::{ICMP_LEN, Kind, classify, protocol, quoted},
 };
 
 /// An entry is written again only when it is older than this, in nanoseconds.
@@ -47,9 +48,41 @@ fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     match classify(packet, base, ip) {
         Kind::Flow(key) if F::flow(&key).is_some() => STACK,
         Kind::Flow(_) => FREE,
-        Kind::IcmpError => ERROR,
-        Kind::Portless => PORTLESS,
+        Kind::IcmpError(subject) => judge_error::<F>(packet, subject),
+        // All of a packet's fragments go the same way, as whoever puts them together needs all.
+        Kind::FirstFragment(_) | Kind::Portless => PORTLESS,
     }
+}
+
+/// The stack has to see an ICMP error where it has to see the flow that it is about, or the flow's other direction.
+/// About others it knows nothing: netfilter would find the error invalid.
+#[inline(always)]
+fn judge_error<F: Lookup>(packet: &impl Packet, subject: usize) -> u64 {
+    quoted::<F>(packet, subject).map_or(ERROR, |key| judge_quoted::<F>(&key))
+}
+
+#[inline(always)]
+fn judge_quoted<F: Lookup>(key: &FlowKey<F::Address>) -> u64 {
+    if F::flow(key).is_some() || F::flow(&key.reversed()).is_some() { ERROR } else { FREE }
+}
+
+/// Whether this is an ICMP error, from a router or a node, about a pod-to-pod flow that the stack knows nothing of.
+/// Netfilter would find it invalid, and with kube-proxy's rules drop it.
+#[inline(always)]
+pub fn is_about_fast_path<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> bool {
+    matches!(ip.protocol(), protocol::ICMP | protocol::ICMP6) && judge_foreign_error(packet, base, ip) == FREE
+}
+
+/// A function of its own: errors are rare.
+#[inline(never)]
+fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
+    let start = base + Frame::<F>::HEAD_LEN;
+    if ip.has_options() || ip.is_fragment() || !packet.load(start).is_some_and(F::icmp_is_error) {
+        return STACK;
+    }
+    let Some(key) = quoted::<F>(packet, start + ICMP_LEN) else { return STACK };
+    let by_the_pod = key.source == ip.destination();
+    if by_the_pod && F::route(key.destination).is_some() { judge_quoted::<F>(&key) } else { STACK }
 }
 
 /// Notes the pod-to-pod flow that the stack has made of another.
@@ -63,7 +96,9 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     if !is_pod::<F>(ip.destination()) || !is_pod::<F>(ip.source()) {
         return Err(PassReason::NotPod);
     }
-    let Kind::Flow(key) = classify(ctx, 0, ip) else { return Err(PassReason::Fragment) };
+    let (Kind::Flow(key) | Kind::FirstFragment(key)) = classify(ctx, 0, ip) else {
+        return Err(PassReason::Fragment);
+    };
     let key = key.reversed();
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };

@@ -14,8 +14,10 @@
 //!
 //! It drives binaries and the kernel only, so `xtask` can use it before anything for eBPF is installed.
 
+pub mod bench;
 mod binaries;
 mod cells;
+pub mod contender;
 pub mod lab;
 pub mod probe;
 mod run;

@@ -87,11 +87,18 @@ fn run(topology: Topology, rules: Rules, xdp: &str) -> anyhow::Result<()> {
                 }
             }
         }
+        // Fragments are told from others by the stack only.
+        for (place, server) in [("same-node", &neighbour), ("other-node", &remote)] {
+            expected += 1;
+            let words = [family.name(), topology.name(), "beside", place, Traffic::Fragments.name()];
+            let path = Path::between(&backend, server, family)?;
+            cells.check(words.join("/"), Traffic::Fragments.send(&path).map(|_| ()));
+        }
         // Beside these flows others take the fast path, on the same nodes.
         for (place, client, server) in
             [("same-node", &neighbour, &backend), ("other-node", &remote, &neighbour)]
         {
-            for traffic in [Traffic::TcpSmall, Traffic::Udp] {
+            for traffic in [Traffic::TcpSmall, Traffic::Udp, Traffic::Icmp] {
                 expected += 1;
                 let words = [family.name(), topology.name(), "beside", place, traffic.name()];
                 let path = Path::between(client, server, family)?;

@@ -1,13 +1,99 @@
-//! `cargo xtask bench`: Podlane against the classic network.
+//! `cargo xtask bench`: Podlane against other pod networks, and its programs by themselves.
 
-use anyhow::{Result, bail};
-use clap::Args;
+mod machine;
+mod network;
+mod plan;
+mod plots;
+mod programs;
+mod readme;
+mod report;
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use podlane_tests::Binaries;
+
+use self::plan::Plan;
+use self::report::Report;
+use crate::build::{self, Profile};
+use crate::progress::{heading, seconds};
+use crate::setup::{self, Scope};
+use crate::{privilege, workspace};
 
 /// What `cargo xtask bench` takes.
 #[derive(Args)]
-pub(crate) struct BenchArgs {}
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    only: Option<Only>,
+    #[command(flatten)]
+    how: How,
+    /// Measure nothing: write the performance section of FILE from the bench.json in DIR
+    #[arg(long, value_name = "FILE", conflicts_with = "quick")]
+    readme: Option<PathBuf>,
+}
 
-/// Runs the benches. Set-up is done, the binaries are built and the process is root.
-pub(crate) fn run(_args: BenchArgs) -> Result<()> {
-    bail!("the benches are not written yet")
+#[derive(Args)]
+struct How {
+    /// Fewer rounds: at most 5 minutes
+    #[arg(long)]
+    quick: bool,
+    /// Where bench.json and the plots go [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Only {
+    /// Only what each program costs, in nanoseconds per packet
+    Programs(How),
+}
+
+/// Builds what is missing, goes on as root, and measures.
+pub(crate) fn run(args: BenchArgs) -> Result<()> {
+    let BenchArgs { only, how, readme } = args;
+    let (how, network) = match only {
+        Some(Only::Programs(how)) => (how, false),
+        None => (how, true),
+    };
+    let out = match how.out {
+        Some(folder) => std::path::absolute(&folder)?,
+        None => workspace::target_dir()?.join("bench"),
+    };
+    if let Some(file) = readme {
+        return readme::write(&file, &Report::read(&out)?);
+    }
+    setup::ensure(Scope::Lab)?;
+    let binaries = build::binaries(Profile::Release)?;
+    let programs = build::programs_bench()?;
+    privilege::become_root("the benches build network namespaces and load eBPF programs")?;
+    let plan = if how.quick { Plan::QUICK } else { Plan::FULL };
+    measure(&plan, &binaries, &programs, &out, network)
+}
+
+fn measure(plan: &Plan, binaries: &Path, programs: &Path, out: &Path, network: bool) -> Result<()> {
+    let begun = Instant::now();
+    let mut report = Report::about_this_machine(plan)?;
+    heading("Programs");
+    let measured = programs::measure(programs, plan)?;
+    report.programs = measured.sizes;
+    report.rows = measured.rows;
+    if network {
+        heading("Contenders");
+        let measured = network::measure(&Binaries::in_dir(binaries)?, programs, plan)?;
+        report.contenders = measured.contenders;
+        report.rows.extend(measured.rows);
+    }
+    report.targets = targets::all(&report.rows, network);
+    fs_err::create_dir_all(out)?;
+    report.write(out)?;
+    println!("{}", report.text());
+    if network {
+        plots::draw(&report, out).context("drawing the plots")?;
+    }
+    println!("\nWritten to {} ({}).", out.display(), seconds(begun.elapsed()));
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{privilege, progress, workspace};
 
@@ -43,4 +43,34 @@ pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
         )?;
     }
     Ok(folder)
+}
+
+/// Builds the bench of the programs and returns its path.
+pub(crate) fn programs_bench() -> Result<PathBuf> {
+    let target = workspace::target_dir()?.join(Profile::Release.folder());
+    // Under a name that does not change, so that the process under sudo finds it.
+    let link = target.join("podlane-bench-programs");
+    if privilege::is_prepared() {
+        return Ok(link);
+    }
+    progress::run_quietly(
+        "building the bench of the programs (release)",
+        workspace::cargo().args(["bench", "--package", "podlane-tests", "--bench", "programs", "--no-run"]),
+    )?;
+    let output = workspace::cargo()
+        .args(["bench", "--package", "podlane-tests", "--bench", "programs", "--no-run"])
+        .arg("--message-format=json")
+        .output()
+        .context("asking cargo for the bench of the programs")?;
+    let executable = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "programs")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo names no executable for the bench of the programs")?;
+    if link.is_symlink() {
+        fs_err::remove_file(&link)?;
+    }
+    fs_err::os::unix::fs::symlink(&executable, &link)?;
+    Ok(link)
 }

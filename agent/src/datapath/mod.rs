@@ -40,6 +40,10 @@ use crate::pods::{FastPath, PodEndpoint};
 /// The programs as the build has compiled them, aligned as the ELF reader wants it.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
 
+/// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
+/// carry them.
+pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
+
 /// How to open the datapath.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -295,7 +299,15 @@ impl FastPath for Datapath {
 /// # Errors
 /// As [`Datapath::open`].
 pub fn load_unpinned() -> anyhow::Result<Ebpf> {
-    let options = Options::new(PathBuf::new());
+    load_unpinned_sized(256, 8192)
+}
+
+/// As [`load_unpinned`], with maps for so many pods and peer pod CIDRs.
+///
+/// # Errors
+/// As [`Datapath::open`].
+pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
+    let options = Options { max_pods, max_routes, ..Options::new(PathBuf::new()) };
     let mut ebpf = load(None, &options, None)?;
     load_programs(&mut ebpf, true)?;
     Ok(ebpf)

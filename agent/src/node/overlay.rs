@@ -4,9 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::bail;
 use dataplane_common::Hook;
+use ipnetwork::IpNetwork;
 
 use super::{NodeTask, sysctl};
-use crate::netlink::{Link, Vxlan};
+use crate::{
+    cluster::Node,
+    netlink::{Link, Vxlan},
+    pods::gateway,
+};
 
 /// Its name.
 pub const OVERLAY_DEVICE: &str = "podlane.vxlan";
@@ -60,6 +65,30 @@ impl NodeTask {
             link.up = true;
         }
         Ok(link)
+    }
+
+    /// Gives the device the node's IPv4 gateway addresses, as `lo` has them: on a device without any, the kernel takes
+    /// `rp_filter=2` for 1, and drops what comes from a node's own address.
+    pub(super) async fn address_overlay(
+        &self,
+        overlay: &Link,
+        node: &Node,
+        addresses: &[(u32, IpNetwork)],
+    ) -> anyhow::Result<()> {
+        let wanted: Vec<IpAddr> = node.pod_cidrs.iter().filter(|cidr| cidr.is_ipv4()).map(gateway).collect();
+        let present = || {
+            addresses
+                .iter()
+                .filter(|(index, network)| *index == overlay.index && network.is_ipv4())
+                .map(|(_, network)| network.ip())
+        };
+        for address in wanted.iter().filter(|address| !present().any(|present| present == **address)) {
+            self.netlink.add_address(overlay.index, IpNetwork::from(*address)).await?;
+        }
+        for former in present().filter(|address| !wanted.contains(address)) {
+            self.netlink.delete_address(overlay.index, IpNetwork::from(former)).await?;
+        }
+        Ok(())
     }
 
     /// Removes the device, if it is there.

@@ -91,6 +91,7 @@ impl NodeTask {
         );
         // The slow path first: the fast path is never the only one.
         if let Some(overlay) = &overlay {
+            self.address_overlay(overlay, node, &addresses).await?;
             self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems).await?;
         }
         self.write_routes(&plan.slow, &mut plan.problems).await?;

@@ -112,6 +112,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives every node a CNI plugin, in a lab without a pod network of its own.
+    pub fn set_plugins(
+        &mut self,
+        plugin: impl Fn(&Node) -> anyhow::Result<cni::Plugin>,
+    ) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            let plugin = plugin(node)?;
+            node.set_network(plugin, None);
+        }
+        Ok(())
+    }
+
     /// Starts every node's agent and waits until all are ready.
     pub fn start_agents(&self) -> anyhow::Result<()> {
         for node in &self.nodes {

@@ -82,7 +82,9 @@ impl Wire {
                 // The host outside is the nodes' default gateway at the same time.
                 let gateways = gateways(nodes.first());
                 let mut lines = vec![format!("link set {UPLINK} up")];
-                lines.extend(own_addresses(nodes).map(|address| format!("address add {address} dev lo")));
+                lines.extend(
+                    own_addresses(nodes).map(|address| format!("address add {address} dev lo nodad")),
+                );
                 for gateway in gateways {
                     let subnet = format!("{}/{}", gateway.network(), gateway.prefix());
                     let own = own_addresses(nodes).find(|own| own.contains(':') == gateway.is_ipv6());

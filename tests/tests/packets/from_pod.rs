@@ -85,6 +85,46 @@ fn tunnelling() -> Vec<Case> {
     ]
 }
 
+/// As an ICMP error in the place of the packet: destination unreachable, about `subject`.
+fn about(packet: Packet, subject: &[u8]) -> Vec<u8> {
+    let mut bytes = error(packet).bytes();
+    quote(&mut bytes, subject);
+    bytes
+}
+
+/// The same about a flow that nobody has noted, which is forwarded.
+fn about_another(name: &'static str, packet: &Packet, forwarded: fn(&'static str, &Packet) -> Case) -> Case {
+    let subject = back(&Packet { protocol: IpNumber::TCP, ..packet.clone() });
+    let mut case = forwarded(name, &error(packet.clone()));
+    quote(&mut case.packet, &subject);
+    quote(&mut case.expected, &subject);
+    case
+}
+
+fn error(packet: Packet) -> Packet {
+    let protocol = if matches!(packet.source, Ip::V4(..)) { IpNumber::ICMP } else { IpNumber::IPV6_ICMP };
+    Packet { protocol, payload: 48, ..packet }
+}
+
+/// Writes type and quoted packet of an ICMP error into a frame. Nobody looks at its checksum.
+fn quote(frame: &mut [u8], subject: &[u8]) {
+    let (offset, kind, header_len) = if frame[12..14] == [0x08, 0x00] { (34, 3, 20) } else { (54, 1, 40) };
+    frame[offset] = kind;
+    let quoted = &subject[14..14 + header_len + 8];
+    frame[offset + 8..offset + 8 + quoted.len()].copy_from_slice(quoted);
+}
+
+/// A packet of the same flow in the other direction.
+fn back(packet: &Packet) -> Vec<u8> {
+    let (source, ports) = match packet.source {
+        Ip::V4(source, destination) => (Ip::V4(destination, source), 34),
+        Ip::V6(source, destination) => (Ip::V6(destination, source), 54),
+    };
+    let mut bytes = Packet { source, ..packet.clone() }.bytes();
+    bytes[ports..ports + 4].rotate_left(2);
+    bytes
+}
+
 /// While there are flows through the stack.
 fn symmetry() -> Vec<Case> {
     let tcp = |packet: Packet| Packet { protocol: IpNumber::TCP, ..packet };
@@ -115,9 +155,24 @@ fn symmetry() -> Vec<Case> {
         remote("remote, another flow", &tcp(to(REMOTE))),
         remote("remote, another flow, IPv6", &tcp(to6(REMOTE6))),
         local("a protocol without ports", &Packet { protocol: IpNumber::GRE, ..to(POD_B) }),
+        pass(
+            "a first fragment",
+            Packet { fragment: Some((0, true)), ..tcp(to(POD_B)) }.bytes(),
+            PassReason::Fragment,
+        ),
         pass("a later fragment", later(to(POD_B)).bytes(), PassReason::Fragment),
         pass("a later fragment, IPv6", fragment6, PassReason::Fragment),
-        pass("destination unreachable", icmp(to(POD_B), v4, 3), PassReason::IcmpError),
+        pass("destination unreachable, about nothing", icmp(to(POD_B), v4, 3), PassReason::IcmpError),
+        pass("about a packet of a noted flow", about(to(POD_B), &to(POD_B).bytes()), PassReason::IcmpError),
+        pass(
+            "about a packet of its other direction",
+            about(to(POD_B), &back(&to(POD_B))),
+            PassReason::IcmpError,
+        ),
+        pass("about a noted flow, IPv6", about(to6(REMOTE6), &back(&to6(REMOTE6))), PassReason::IcmpError),
+        about_another("about another flow", &to(POD_B), local),
+        about_another("about another flow, to a remote pod", &to(REMOTE), remote),
+        about_another("about another flow, IPv6", &to6(REMOTE6), remote),
         pass("time exceeded", icmp(to(REMOTE), v4, 11), PassReason::IcmpError),
         pass("packet too big", icmp(to6(REMOTE6), v6, 2), PassReason::IcmpError),
         pass("unknown destination stays unknown", to(Ipv4Addr::new(1, 1, 1, 1)).bytes(), PassReason::NotPod),

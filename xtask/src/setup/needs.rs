@@ -13,24 +13,33 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 12] = [
+pub(crate) const TOOLS: [Tool; 13] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
     Tool { command: "iperf3", package: "iperf3", why: "measures throughput between pods" },
     Tool { command: "ethtool", package: "ethtool", why: "switches checksum offload off on the lab's wires" },
     Tool {
+        command: "iptables-nft-restore",
+        package: "iptables",
+        why: "a typical node's netfilter rules, for tests and benches; the portmap plugin works by it",
+    },
+    Tool {
+        command: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "plugins to be measured against, and to be chained to podlane-cni",
+    },
+    Tool {
         command: "nft",
         package: "nftables",
         why: "the agent masquerades pods' packets to the outside with it",
     },
-    Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
     Tool {
-        command: "/usr/lib/cni/host-local",
-        package: "containernetworking-plugins",
-        why: "the plugins that tests chain to podlane-cni",
+        command: "traceroute",
+        package: "traceroute",
+        why: "shows the way between pods, as an operator sees it",
     },
-    Tool { command: "iptables", package: "iptables", why: "portmap, in those chains, works by it" },
+    Tool { command: "tcpdump", package: "tcpdump", why: "records packets where a test wants to see them" },
     Tool { command: "containerd", package: "containerd", why: "a real container runtime calls the plugin" },
     Tool { command: "runc", package: "runc", why: "containerd runs containers by it" },
     Tool { command: "busybox", package: "busybox-static", why: "the image of those containers" },

@@ -1,0 +1,250 @@
+//! Programs for the benches only: the least that a program can do, and what runs in front of each measured one.
+//!
+//! `BPF_PROG_TEST_RUN` gives a program the same packet again and again, with what it wrote last time: TTLs run out.
+//! `restore4` and `restore6` write the headers anew, vary addresses and source port, and tail-call the program in
+//! `target`. Their own cost is that of a run whose target is `floor_return`.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "return codes, sizes and halves of words: small numbers that the helpers want in other types"
+)]
+#![expect(non_upper_case_globals, reason = "the kernel and bpftool show a map under the name of its static")]
+
+use core::mem::size_of;
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1, xdp_action,
+    },
+    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray},
+    helpers::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh, bpf_redirect_peer},
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use dataplane_common::{
+    Ip4, PodEntry,
+    bench::{Scenario, Series},
+};
+
+/// The packets to give the target.
+#[btf_map]
+static scenario: Array<Scenario, 1> = Array::new();
+
+/// The program to measure.
+#[btf_map]
+static target: ProgramArray<1> = ProgramArray::new();
+
+/// As `pods4`, for [`floor_lookup`].
+#[btf_map]
+static floor_pods: HashMap<Ip4, PodEntry, 256, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Returns.
+#[classifier]
+fn floor_return(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// One hash lookup and a redirect, as any program must that knows its pods by their addresses.
+#[classifier]
+fn floor_lookup(ctx: TcContext) -> i32 {
+    let start = ctx.data();
+    if start + 34 > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: within the packet, see above; the verifier takes IP headers for aligned.
+    let destination = unsafe { ((start + 30) as *const Ip4).read() };
+    // SAFETY: the entry is only read.
+    match unsafe { floor_pods.get(destination) } {
+        // SAFETY: a helper call with plain numbers.
+        Some(pod) => unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 },
+        None => TC_ACT_SHOT,
+    }
+}
+
+/// The kernel's own route lookup from a program, and a redirect to the next hop it names.
+#[classifier]
+fn floor_fib(ctx: TcContext) -> i32 {
+    let start = ctx.data();
+    if start + 34 > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: plain numbers, for which zero is valid.
+    let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    lookup.family = 2;
+    // SAFETY: within the packet, see above; a field of the context.
+    unsafe {
+        lookup.__bindgen_anon_3.ipv4_src = ((start + 26) as *const u32).read();
+        lookup.__bindgen_anon_4.ipv4_dst = ((start + 30) as *const u32).read();
+        lookup.ifindex = (*ctx.skb.skb).ifindex;
+    }
+    // SAFETY: the parameters live on the stack for the call, and their length is theirs.
+    let found =
+        unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size_of::<bpf_fib_lookup>() as i32, 0) };
+    if found != 0 {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the helper left the next hop's address there.
+    let next_hop = unsafe { lookup.__bindgen_anon_4.ipv4_dst };
+    let mut parameters = bpf_redir_neigh {
+        nh_family: 2,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [next_hop, 0, 0, 0] },
+    };
+    // SAFETY: as above.
+    unsafe {
+        bpf_redirect_neigh(lookup.ifindex, &raw mut parameters, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    }
+}
+
+/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and lets its device receive it.
+#[xdp]
+fn inject4(ctx: XdpContext) -> u32 {
+    inject(&ctx, xdp_action::XDP_PASS)
+}
+
+/// The same, sent to the other end of its device: its native XDP program sees it there.
+#[xdp]
+fn transmit4(ctx: XdpContext) -> u32 {
+    inject(&ctx, xdp_action::XDP_TX)
+}
+
+#[inline(always)]
+fn inject(ctx: &XdpContext, action: u32) -> u32 {
+    let Some(scene) = next() else { return xdp_action::XDP_ABORTED };
+    let start = ctx.data();
+    if start + 36 > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: offsets below the 36 bytes that are there.
+    unsafe { write_head4(start as *mut u8, scene) };
+    action
+}
+
+/// Frames that arrived at a pod.
+#[btf_map]
+static arrived: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Counts and drops.
+#[classifier]
+fn drop_all(_ctx: TcContext) -> i32 {
+    if let Some(count) = arrived.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element.
+        unsafe { *count += 1 };
+    }
+    TC_ACT_SHOT
+}
+
+/// Restores an IPv4 packet and runs the target.
+#[classifier]
+fn restore4(ctx: TcContext) -> i32 {
+    let Some(scene) = next() else { return TC_ACT_SHOT };
+    let start = ctx.data();
+    if start + 36 > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    let packet = start as *mut u8;
+    // SAFETY: offsets below the 36 bytes that are there.
+    unsafe {
+        write_head4(packet, scene);
+        target.tail_call(&ctx, 0);
+    }
+    TC_ACT_SHOT
+}
+
+/// Restores an IPv6 packet and runs the target.
+#[classifier]
+fn restore6(ctx: TcContext) -> i32 {
+    let Some(scene) = next() else { return TC_ACT_SHOT };
+    let start = ctx.data();
+    if start + 56 > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    let packet = start as *mut u8;
+    // SAFETY: offsets below the 56 bytes that are there.
+    unsafe {
+        write_macs(packet, scene);
+        packet.add(20).cast::<u16>().write(scene.hop as u16);
+        for (at, series) in [(22, &scene.source), (38, &scene.destination)] {
+            let address = packet.add(at).cast::<u32>();
+            address.write(series.first[0].to_be());
+            address.add(1).write(prefix_word(series, scene.counter));
+            address.add(2).write(series.first[2].to_be());
+            address.add(3).write(host_word(series, scene.counter));
+        }
+        packet.add(54).cast::<u16>().write(port(scene));
+        target.tail_call(&ctx, 0);
+    }
+    TC_ACT_SHOT
+}
+
+/// The scenario, one packet further.
+#[inline(always)]
+fn next() -> Option<&'static Scenario> {
+    let scene = scenario.get_ptr_mut(0)?;
+    // SAFETY: the benches run one program at a time, on one CPU.
+    unsafe {
+        (*scene).counter = (*scene).counter.wrapping_add(1);
+        Some(&*scene)
+    }
+}
+
+/// # Safety
+/// `packet` has 36 bytes.
+#[inline(always)]
+unsafe fn write_head4(packet: *mut u8, scene: &Scenario) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        write_macs(packet, scene);
+        packet.add(22).cast::<u32>().write(scene.hop);
+        packet.add(26).cast::<u32>().write(host_word(&scene.source, scene.counter));
+        packet.add(30).cast::<u32>().write(host_word(&scene.destination, scene.counter));
+        packet.add(34).cast::<u16>().write(port(scene));
+    }
+}
+
+#[inline(always)]
+unsafe fn write_macs(packet: *mut u8, scene: &Scenario) {
+    let words = packet.cast::<u32>();
+    // SAFETY: the caller has checked that the packet is longer than this.
+    unsafe {
+        words.write(scene.macs[0]);
+        words.add(1).write(scene.macs[1]);
+        words.add(2).write(scene.macs[2]);
+    }
+}
+
+#[inline(always)]
+fn host_word(series: &Series, counter: u32) -> u32 {
+    series.first[3].wrapping_add(place(series, counter).wrapping_mul(series.step_host)).to_be()
+}
+
+#[inline(always)]
+fn prefix_word(series: &Series, counter: u32) -> u32 {
+    series.first[1].wrapping_add(place(series, counter).wrapping_mul(series.step_prefix)).to_be()
+}
+
+/// A plain `%` would bring a panic along.
+#[inline(always)]
+fn place(series: &Series, counter: u32) -> u32 {
+    counter.checked_rem(series.count).unwrap_or(0)
+}
+
+#[inline(always)]
+fn port(scene: &Scenario) -> u16 {
+    ((1024 + (scene.counter & scene.flow_mask)) as u16).to_be()
+}
+
+/// The kernel requires a GPL-compatible licence of programs that call its redirect helpers.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

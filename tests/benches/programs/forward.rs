@@ -1,0 +1,111 @@
+//! Forwarding alone: frames come in at a node's uplink, and are counted and dropped at the pod. No socket, no process:
+//! what is left is the way between.
+//!
+//! They appear at the uplink as from its driver. Native XDP sits in the driver: for it they are sent from the cable's
+//! other end, whose cost is part of the figure.
+
+use std::mem::size_of;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::EbpfLoader;
+use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::tc::TcAttachType;
+use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya_ebpf_bindings::bindings::xdp_md;
+use dataplane_common::bench::{Scenario, Series};
+use etherparse::PacketBuilder;
+use podlane_tests::lab::{Namespace, UPLINK};
+
+use crate::stay_on_one_cpu;
+
+/// Fewer than a CPU's backlog takes (`net.core.netdev_max_backlog`).
+const BATCH: u32 = 64;
+
+/// Frames per second. Arguments: the namespaces of the node the frames come from, of the node they arrive at, and of
+/// the pod; source and destination IPv4 address; number of frames; whether native XDP receives them.
+pub fn rate(arguments: &[String]) -> Result<f64> {
+    let [from, node, pod, source, destination, frames, xdp] = arguments else {
+        bail!("forward FROM-NODE NODE POD SOURCE DESTINATION FRAMES XDP");
+    };
+    let (from, node, pod) = (Namespace::named(from), Namespace::named(node), Namespace::named(pod));
+    let frames: u32 = frames.parse()?;
+    let macs = (mac(&node)?, mac(&from)?);
+    let (source, destination): (std::net::Ipv4Addr, std::net::Ipv4Addr) =
+        (source.parse()?, destination.parse()?);
+
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(macs.1, macs.0)
+        .ipv4(source.octets(), destination.octets(), 64)
+        .udp(1024, 5201)
+        .write(&mut packet, &[0; 18])?;
+    let word = |at: usize| u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+    let only = |address| Series { first: [0, 0, 0, u32::from(address)], count: 1, ..Series::default() };
+    let scenario = Scenario {
+        macs: [word(0), word(4), word(8)],
+        hop: word(22),
+        source: only(source),
+        destination: only(destination),
+        ..Scenario::default()
+    };
+
+    let mut floors = EbpfLoader::new().load(podlane::datapath::FLOORS)?;
+    let mut map: Array<MapData, Scenario> =
+        floors.take_map("scenario").context("no map scenario")?.try_into()?;
+    map.set(0, scenario, 0)?;
+    let arrived: PerCpuArray<MapData, u64> =
+        floors.take_map("arrived").context("no map arrived")?.try_into()?;
+    let drop_all: &mut SchedClassifier =
+        floors.program_mut("drop_all").context("no program drop_all")?.try_into()?;
+    drop_all.load()?;
+    pod.run(|| drop_all.attach("eth0", TcAttachType::Ingress))?.context("attaching to the pod's eth0")?;
+    let native: bool = xdp.parse()?;
+    let (injector, at) = if native { ("transmit4", &from) } else { ("inject4", &node) };
+    let inject: &mut Xdp = floors.program_mut(injector).context("no such program")?.try_into()?;
+    inject.load()?;
+
+    at.run(|| -> Result<f64> {
+        stay_on_one_cpu()?;
+        let context = xdp_md {
+            data: 0,
+            data_end: u32::try_from(packet.len())?,
+            data_meta: 0,
+            ingress_ifindex: nix::net::if_::if_nametoindex(UPLINK)?,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        };
+        // SAFETY: plain old data, whose bytes the kernel takes.
+        let context =
+            unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<xdp_md>()) };
+        let run = |frames: u32| {
+            inject.test_run(TestRunOptions {
+                data_in: Some(&packet),
+                ctx_in: Some(context),
+                repeat: frames,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::default()
+            })
+        };
+        let count = || -> Result<u64> { Ok(arrived.get(&0, 0)?.iter().sum()) };
+        run(BATCH * 64).context("injecting frames")?;
+        let before = count()?;
+        let start = Instant::now();
+        run(frames)?;
+        let time = start.elapsed();
+        let passed = count()? - before;
+        ensure!(
+            passed * 100 >= u64::from(frames) * 99,
+            "{passed} of {frames} frames arrived at the pod {}",
+            pod.name()
+        );
+        Ok(f64::from(u32::try_from(passed)?) / time.as_secs_f64())
+    })?
+}
+
+/// The MAC address of a node's uplink.
+fn mac(node: &Namespace) -> Result<[u8; 6]> {
+    let line = node.command(["ip", "-brief", "link", "show", UPLINK]).read()?;
+    let text = line.split_whitespace().nth(2).context("the uplink has no MAC address")?;
+    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
+    bytes.try_into().ok().with_context(|| format!("not a MAC address: {text}"))
+}

@@ -1,0 +1,65 @@
+//! What each program costs: nanoseconds per packet on each of its paths, by `BPF_PROG_TEST_RUN`.
+//!
+//! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
+//! error. With `--quick`, fewer rounds. With `forward`, see [`forward`], it prints one number.
+
+mod forward;
+mod measure;
+mod node;
+mod path;
+
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+use podlane_tests::bench::Programs;
+
+use crate::measure::Effort;
+use crate::node::Node;
+use crate::path::{Load, PATHS};
+
+/// From the least to the most that a node may have to do: flows, local pods, peer nodes.
+const LOADS: [Load; 4] = [
+    Load { flows: 1, pods: 10, nodes: 10 },
+    Load { flows: 32_768, pods: 10, nodes: 10 },
+    Load { flows: 32_768, pods: 1000, nodes: 10 },
+    Load { flows: 32_768, pods: 10, nodes: 5000 },
+];
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("forward") {
+        println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
+        return Ok(());
+    }
+    // Cargo adds `--bench` of its own.
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let effort = if quick { Effort::QUICK } else { Effort::FULL };
+    // The namespace, and everything in it, ends with this thread's process.
+    let worker = thread::spawn(move || -> Result<Programs> {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("the benches need root, for a network namespace and BPF")?;
+        stay_on_one_cpu()?;
+        let mut programs = Programs::default();
+        for load in LOADS {
+            eprintln!("{} flows, {} local pods, {} peer nodes", load.flows, load.pods, load.nodes);
+            let mut node = Node::new(load)?;
+            if programs.sizes.is_empty() {
+                programs.sizes = node.sizes()?;
+            }
+            programs.rows.extend(measure::all(&mut node, &PATHS, load, effort)?);
+        }
+        Ok(programs)
+    });
+    let programs = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    println!("{}", serde_json::to_string(&programs)?);
+    Ok(())
+}
+
+pub(crate) fn stay_on_one_cpu() -> Result<()> {
+    let mut cpu = CpuSet::new();
+    let cpus = thread::available_parallelism()?.get();
+    cpu.set(cpus - 1)?;
+    sched_setaffinity(Pid::from_raw(0), &cpu).context("staying on one CPU")
+}

@@ -1,0 +1,111 @@
+//! Runs and times.
+
+use std::mem::size_of;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{TestRun as _, TestRunOptions};
+use aya_ebpf_bindings::bindings::__sk_buff;
+use nix::time::{ClockId, clock_gettime};
+use podlane_tests::bench::{Row, Samples};
+
+use crate::node::Node;
+use crate::path::{Load, Path};
+
+/// The program whose cost is the loop's and the restoring program's own.
+const EMPTY: &str = "floor_return";
+/// `TC_ACT_UNSPEC`.
+const UNSPEC: i32 = -1;
+
+/// How long to measure.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    rounds: usize,
+    packets: u32,
+}
+
+impl Effort {
+    pub const QUICK: Self = Self { rounds: 9, packets: 65_536 };
+    pub const FULL: Self = Self { rounds: 31, packets: 131_072 };
+}
+
+/// Every path under one load, in turns: what else the machine does hits all of them.
+pub fn all(node: &mut Node, paths: &[Path], load: Load, effort: Effort) -> Result<Vec<Row>> {
+    let mut over = vec![Samples::default(); paths.len()];
+    let mut whole = vec![Samples::default(); paths.len()];
+    for round in 0..=effort.rounds {
+        for (index, path) in paths.iter().enumerate() {
+            let before = run(node, path, EMPTY, load, effort.packets)?;
+            let time = run(node, path, path.program, load, effort.packets)?;
+            let after = run(node, path, EMPTY, load, effort.packets)?;
+            // The first round warms caches and branch predictors up.
+            if round > 0 {
+                whole[index].0.push(time);
+                over[index].0.push(time - f64::midpoint(before, after));
+            }
+        }
+    }
+    let row = |path: &Path, metric: &str, samples: &Samples| {
+        samples.row(Row {
+            bench: "programs".to_owned(),
+            program: Some(path.program.to_owned()),
+            path: Some(path.name.to_owned()),
+            flows: Some(load.flows),
+            pods: Some(load.pods),
+            nodes: Some(load.nodes),
+            family: if path.ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
+            metric: metric.to_owned(),
+            unit: "ns".to_owned(),
+            ..Row::default()
+        })
+    };
+    let mut rows = Vec::new();
+    for (path, (over, whole)) in paths.iter().zip(over.iter().zip(&whole)) {
+        rows.push(row(path, "over-empty-program", over));
+        rows.push(row(path, "with-restoring", whole));
+    }
+    Ok(rows)
+}
+
+/// Nanoseconds per packet, of this thread's own time: what others do on the CPU meanwhile does not count.
+fn run(node: &mut Node, path: &Path, program: &str, load: Load, packets: u32) -> Result<f64> {
+    let macs = node.macs(path);
+    node.aim(program, path.scenario(load, macs)?)?;
+    let counter = path.counted.filter(|_| program == path.program);
+    let counted = |node: &Node| counter.map(|(hook, verdict)| node.counted(hook, verdict)).transpose();
+    let before = counted(node)?;
+
+    // SAFETY: plain old data (and pointers that the kernel fills in), for which zero is valid.
+    let mut context: __sk_buff = unsafe { std::mem::zeroed() };
+    context.ifindex = node.device(path);
+    // SAFETY: the context's bytes, as the kernel takes them.
+    let context =
+        unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<__sk_buff>()) };
+    let packet = path.packet(load, macs)?;
+    let restore = node.program(if path.ipv6 { "restore6" } else { "restore4" })?;
+    let start = thread_time()?;
+    let result = restore.test_run(TestRunOptions {
+        data_in: Some(&packet),
+        ctx_in: Some(context),
+        repeat: packets,
+        ..TestRunOptions::default()
+    });
+    let time = thread_time()? - start;
+
+    let what = format!("{program}, {} (IPv{})", path.name, if path.ipv6 { 6 } else { 4 });
+    let action = result.with_context(|| what.clone())?.return_value.cast_signed();
+    let expected = if program == EMPTY { UNSPEC } else { path.action };
+    ensure!(action == expected, "{what}: returned {action}, not {expected}");
+    if let (Some(before), Some(after)) = (before, counted(node)?) {
+        let hits = after - before;
+        ensure!(
+            hits == u64::from(packets),
+            "{what}: {hits} of {packets} packets went the way that is measured"
+        );
+    }
+    Ok(time.as_secs_f64() * 1e9 / f64::from(packets))
+}
+
+fn thread_time() -> Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
+}

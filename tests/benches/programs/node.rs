@@ -1,0 +1,184 @@
+//! A node of the wanted size: real devices and kernel routes, and the loaded programs with filled maps.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use dataplane_common::bench::Scenario;
+use dataplane_common::{
+    Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+};
+use podlane_tests::Run;
+use podlane_tests::bench::ProgramSize;
+
+use crate::path::{End, Load, Macs, Path, local_pod, remote_pod};
+
+const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
+const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
+const UPLINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x02];
+const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x01];
+const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
+const NEXT_HOP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
+const FLOORS: [&str; 5] = ["floor_return", "floor_lookup", "floor_fib", "restore4", "restore6"];
+
+pub struct Node {
+    ours: Ebpf,
+    floors: Ebpf,
+    counters: PerCpuArray<MapData, Counter>,
+    scenario: Array<MapData, Scenario>,
+    target: ProgramArray<MapData>,
+    pod: u32,
+    uplink: u32,
+}
+
+impl Node {
+    pub fn new(load: Load) -> Result<Self> {
+        let (pod, uplink) = devices(load)?;
+        let pods = load.pods.max(256);
+        let mut ours = podlane::datapath::load_unpinned_sized(pods, 8192)?;
+        let mut floors =
+            EbpfLoader::new().map_max_entries("floor_pods", pods).load(podlane::datapath::FLOORS)?;
+        for name in FLOORS {
+            program(&mut floors, name)?.load().with_context(|| format!("loading {name}"))?;
+        }
+        let entry = PodEntry { ifindex: pod, mac: POD_MAC, host_mac: HOST_MAC };
+        fill_pods(&mut ours, &mut floors, load.pods, entry)?;
+        fill_routes(&mut ours, load.nodes, uplink)?;
+        let counters = take(&mut ours, "counters")?;
+        let scenario = take(&mut floors, "scenario")?;
+        let target = take(&mut floors, "target")?;
+        Ok(Self { ours, floors, counters, scenario, target, pod, uplink })
+    }
+
+    /// The sizes of all programs.
+    pub fn sizes(&mut self) -> Result<Vec<ProgramSize>> {
+        let names =
+            [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire].map(Hook::name);
+        let names = names.into_iter().chain(FLOORS);
+        names
+            .map(|name| {
+                let info = self.program(name)?.info()?;
+                Ok(ProgramSize {
+                    program: name.to_owned(),
+                    instructions: info.size_translated().unwrap_or_default() / 8,
+                    verified_instructions: info.verified_instruction_count().unwrap_or_default(),
+                    jited_bytes: info.size_jitted(),
+                })
+            })
+            .collect()
+    }
+
+    /// Makes `program` the one that runs after the restoring one, and sets what the packets are.
+    pub fn aim(&mut self, program: &str, scenario: Scenario) -> Result<()> {
+        let fd = self.program(program)?.fd()?.try_clone()?;
+        self.target.set(0, &fd, 0)?;
+        self.scenario.set(0, scenario, 0)?;
+        Ok(())
+    }
+
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let ebpf = if FLOORS.contains(&name) { &mut self.floors } else { &mut self.ours };
+        program(ebpf, name)
+    }
+
+    /// The device the packets come in at.
+    pub fn device(&self, path: &Path) -> u32 {
+        if path.from == End::Client { self.pod } else { self.uplink }
+    }
+
+    /// The MAC addresses of a frame that comes in there.
+    pub fn macs(&self, path: &Path) -> Macs {
+        if path.from == End::Client { (HOST_MAC, POD_MAC) } else { (UPLINK_MAC, PEER_MAC) }
+    }
+
+    /// Packets counted so far.
+    pub fn counted(&self, hook: Hook, verdict: Verdict) -> Result<u64> {
+        let values = self.counters.get(&counter_index(hook, verdict), 0)?;
+        Ok(values.iter().map(|value| value.packets).sum())
+    }
+}
+
+/// A pod's device and an uplink with kernel routes to every peer's pod CIDR, for `bpf_fib_lookup`.
+fn devices(load: Load) -> Result<(u32, u32)> {
+    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mut batch = String::new();
+    for (name, address) in [("pod", HOST_MAC), ("uplink", UPLINK_MAC)] {
+        // From the load before.
+        let _ = Run::new("ip").args(["link", "delete", name]).finish()?;
+        writeln!(batch, "link add {name} address {} type veth peer name {name}-peer", mac(address))?;
+        for device in [name, &format!("{name}-peer")] {
+            writeln!(batch, "link set {device} addrgenmode none")?;
+            writeln!(batch, "link set {device} up")?;
+        }
+    }
+    writeln!(batch, "address add 192.168.1.11/24 dev uplink")?;
+    writeln!(batch, "neighbour replace {NEXT_HOP} lladdr {} dev uplink nud permanent", mac(PEER_MAC))?;
+    for node in 0..load.nodes {
+        let IpAddr::V4(pod) = remote_pod(node, false) else { continue };
+        writeln!(batch, "route add {}/24 via {NEXT_HOP}", Ipv4Addr::from(u32::from(pod) & !0xff))?;
+    }
+    Run::new("ip").args(["-batch", "-"]).stdin(batch).read()?;
+    fs_err::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    Ok((nix::net::if_::if_nametoindex("pod")?, nix::net::if_::if_nametoindex("uplink")?))
+}
+
+fn fill_pods(ours: &mut Ebpf, floors: &mut Ebpf, pods: u32, entry: PodEntry) -> Result<()> {
+    let mut pods4: HashMap<MapData, Ip4, PodEntry> = take(ours, "pods4")?;
+    let mut pods6: HashMap<MapData, Ip6, PodEntry> = take(ours, "pods6")?;
+    let mut floor: HashMap<MapData, Ip4, PodEntry> = take(floors, "floor_pods")?;
+    for index in 0..pods {
+        for address in [local_pod(index, false), local_pod(index, true)] {
+            match address {
+                IpAddr::V4(address) => {
+                    pods4.insert(Ip4::from(address), entry, 0)?;
+                    floor.insert(Ip4::from(address), entry, 0)?;
+                }
+                IpAddr::V6(address) => pods6.insert(Ip6::from(address), entry, 0)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
+    let mut routes4: HashMap<MapData, RouteKey<Ip4>, RouteEntry> = take(ours, "routes4")?;
+    let mut routes6: HashMap<MapData, RouteKey<Ip6>, RouteEntry> = take(ours, "routes6")?;
+    let entry = |kind: NextHopKind, next_hop| RouteEntry {
+        kind: kind as u16,
+        ifindex,
+        mtu: 1500,
+        next_hop,
+        mac: [0; 6],
+        reserved: [0; 2],
+    };
+    let mut next_hop4 = [0; 16];
+    next_hop4[..4].copy_from_slice(&NEXT_HOP.octets());
+    let entry4 = entry(NextHopKind::Direct4, next_hop4);
+    let entry6 = entry(NextHopKind::Direct6, NEXT_HOP6.octets());
+    for node in 0..nodes {
+        for pod in [remote_pod(node, false), remote_pod(node, true)] {
+            match pod {
+                IpAddr::V4(pod) => routes4.insert(RouteKey::new(Ip4::from(pod), 24), entry4, 0)?,
+                IpAddr::V6(pod) => routes6.insert(RouteKey::new(Ip6::from(pod), 64), entry6, 0)?,
+            }
+        }
+    }
+    let mut settings: Array<MapData, Settings> = take(ours, "settings")?;
+    let lengths =
+        Settings { prefix_lens4: [24, 0, 0, 0], prefix_lens6: [64, 0, 0, 0], ..bytemuck::Zeroable::zeroed() };
+    settings.set(0, lengths, 0)?;
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
+    let map = ebpf.take_map(name).with_context(|| format!("there is no map {name}"))?;
+    M::try_from(map).with_context(|| format!("the map {name} is of another type"))
+}

@@ -1,0 +1,89 @@
+//! TCP throughput and what it costs, by iperf3.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::contender::Pair;
+
+/// The unit of `/proc/stat` (`sysconf(_SC_CLK_TCK)` is 100 on every Linux machine).
+const TICK: f64 = 0.01;
+
+/// What one transfer showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Transfer {
+    /// 10⁹ bits per second that arrived.
+    pub gbit_per_second: f64,
+    /// Seconds of CPU time of the whole machine per 10⁹ bytes.
+    pub cpu_seconds_per_gb: f64,
+    /// The part of them in softirqs.
+    pub softirq_seconds_per_gb: f64,
+}
+
+/// Sends for `seconds` over so many connections at once.
+///
+/// # Errors
+/// Where iperf3 fails.
+pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, seconds: u32) -> Result<Transfer> {
+    let address = pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
+    let mut listening = Command::new("nsenter")
+        .arg(format!("--net={}", pair.server.namespace.path().display()))
+        .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", &address])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting `iperf3 --server`")?;
+    let result = (|| {
+        let said = listening.stdout.take().context("no output of iperf3")?;
+        let ready = BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("listening"));
+        ensure!(ready, "`iperf3 --server` on {address} ended early");
+        let before = Cpu::now()?;
+        let report = pair
+            .client
+            .namespace
+            .command(["iperf3", "--json", "--client", &address])
+            .args(["--time", &seconds.to_string(), "--parallel", &streams.to_string()])
+            .timeout(Duration::from_secs(u64::from(seconds) + 20))
+            .read()?;
+        Ok::<_, anyhow::Error>((report, Cpu::now()?.since(before)))
+    })();
+    // It ends by itself after one test; after a failure it would wait for ever.
+    listening.kill().context("ending `iperf3 --server`")?;
+    listening.wait()?;
+    let (report, cpu) = result?;
+    let report: Value = serde_json::from_str(&report).context("reading iperf3's report")?;
+    let received = &report["end"]["sum_received"];
+    let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 reports no {name}"));
+    let gigabytes = number("bytes")? / 1e9;
+    Ok(Transfer {
+        gbit_per_second: number("bits_per_second")? / 1e9,
+        cpu_seconds_per_gb: cpu.busy * TICK / gigabytes,
+        softirq_seconds_per_gb: cpu.softirq * TICK / gigabytes,
+    })
+}
+
+/// Ticks of all CPUs (`proc_stat(5)`).
+#[derive(Clone, Copy)]
+struct Cpu {
+    busy: f64,
+    softirq: f64,
+}
+
+impl Cpu {
+    fn now() -> Result<Self> {
+        let text = fs_err::read_to_string("/proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+        ensure!(ticks.len() >= 7, "/proc/stat has no line of all CPUs: {line}");
+        // user, nice, system, idle, iowait, irq, softirq
+        Ok(Self { busy: ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6], softirq: ticks[6] })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { busy: self.busy - before.busy, softirq: self.softirq - before.softirq }
+    }
+}

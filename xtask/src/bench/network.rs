@@ -1,0 +1,282 @@
+//! The contenders take turns: whatever else the machine does hits all of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use podlane_tests::Binaries;
+use podlane_tests::bench::{Row, Samples, bulk, connections, packets, ping_pong};
+use podlane_tests::contender::{Contender, Kind, Pair};
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use super::programs;
+use crate::progress::seconds;
+
+/// What was measured, and between whom.
+pub(super) struct Measured {
+    pub(super) contenders: Vec<Proof>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// A contender, and what showed that it is what it says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Proof {
+    pub(super) contender: String,
+    pub(super) netfilter: bool,
+    pub(super) seen: Vec<String>,
+}
+
+/// Which figure a sample belongs to: contender, topology, family, metric.
+type Key = (usize, Topology, bool, &'static str);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topology {
+    SameNode,
+    AcrossNodes,
+}
+
+impl Topology {
+    const ALL: [Self; 2] = [Self::SameNode, Self::AcrossNodes];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SameNode => "same-node",
+            Self::AcrossNodes => "across-nodes",
+        }
+    }
+
+    const fn pair(self, contender: &Contender) -> &Pair {
+        match self {
+            Self::SameNode => &contender.same_node,
+            Self::AcrossNodes => &contender.across_nodes,
+        }
+    }
+}
+
+pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Result<Measured> {
+    let begun = Instant::now();
+    let mut samples = BTreeMap::new();
+    let mut built = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
+    // Where the kernel happens to put programs and sockets makes a per cent or two: build anew, to even it out.
+    for lab in 1..=plan.labs {
+        drop(built);
+        built = build(binaries)?;
+        eprintln!("   labs {lab} of {}: all stand ({})", plan.labs, seconds(begun.elapsed()));
+        let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
+        for round in 1..=plan.rounds {
+            turns.latencies_and_packets()?;
+            progress("round trips, packets, connections", round, plan.rounds, begun);
+        }
+        for round in 1..=plan.bulk_rounds {
+            turns.transfers()?;
+            progress("transfers", round, plan.bulk_rounds, begun);
+        }
+        rows = turns.rows();
+        samples = turns.samples;
+    }
+    Ok(Measured { contenders: built.1, rows })
+}
+
+/// Builds and proves all contenders.
+fn build(binaries: &Binaries) -> Result<(Vec<Contender>, Vec<Proof>)> {
+    let mut contenders = Vec::new();
+    let mut proofs = Vec::new();
+    for kind in Kind::ALL {
+        for netfilter in [false, true] {
+            if netfilter && !kind.has_netfilter_variant() {
+                continue;
+            }
+            let contender = Contender::build(kind, netfilter, binaries)?;
+            let seen = contender.prove()?;
+            eprintln!("   {}: built and proved", contender.label());
+            proofs.push(Proof { contender: kind.name().to_owned(), netfilter, seen });
+            contenders.push(contender);
+        }
+    }
+    Ok((contenders, proofs))
+}
+
+fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
+    eprintln!("   {what}: round {round} of {rounds} ({})", seconds(begun.elapsed()));
+}
+
+struct Turns<'a> {
+    plan: &'a Plan,
+    programs: &'a Path,
+    contenders: &'a [Contender],
+    round: usize,
+    samples: BTreeMap<Key, Samples>,
+}
+
+impl Turns<'_> {
+    /// Every round begins with another contender, so that none always follows the same one.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let (count, first) = (self.contenders.len(), self.round);
+        (0..count).map(move |index| (first + index) % count)
+    }
+
+    fn latencies_and_packets(&mut self) -> Result<()> {
+        self.round += 1;
+        let plan = self.plan;
+        self.each("round trips", |take, pair, ipv6| {
+            let tcp = ping_pong::tcp(pair, ipv6, plan.round_trips)?;
+            take("tcp-rtt-p50", tcp.p50);
+            take("tcp-rtt-p99", tcp.p99);
+            Ok(())
+        })?;
+        self.each("round trips", |take, pair, ipv6| {
+            let udp = ping_pong::udp(pair, ipv6, plan.round_trips)?;
+            take("udp-rtt-p50", udp.p50);
+            take("udp-rtt-p99", udp.p99);
+            Ok(())
+        })?;
+        self.each("packets of 64 bytes", |take, pair, ipv6| {
+            take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
+            Ok(())
+        })?;
+        if plan.all_with_ipv6 {
+            self.each("packets of 1400 bytes", |take, pair, ipv6| {
+                take("udp-1400-pps", packets::rate(pair, ipv6, 1400, plan.packets)?);
+                Ok(())
+            })?;
+        } else {
+            self.each_ipv4("packets of 1400 bytes", |take, pair| {
+                take("udp-1400-pps", packets::rate(pair, false, 1400, plan.packets)?);
+                Ok(())
+            })?;
+        }
+        self.forwarding()?;
+        let rate = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
+            take("tcp-connections", connections::rate(pair, ipv6, plan.connections)?);
+            Ok(())
+        };
+        if plan.all_with_ipv6 {
+            self.each("connections", rate)
+        } else {
+            self.each_ipv4("connections", |take, pair| rate(take, pair, false))
+        }
+    }
+
+    /// Into a pod across nodes, without sockets.
+    fn forwarding(&mut self) -> Result<()> {
+        for index in self.order() {
+            let contender = &self.contenders[index];
+            // Frames that are in no tunnel, to something that a node forwards to.
+            if contender.kind == Kind::Wire || contender.kind.has_overlay() {
+                continue;
+            }
+            let rate = programs::forwarding(self.programs, contender, self.plan.frames)
+                .with_context(|| format!("forwarding alone, {}", contender.label()))?;
+            let key = (index, Topology::AcrossNodes, false, "forwarding-pps");
+            self.samples.entry(key).or_default().0.push(rate);
+        }
+        Ok(())
+    }
+
+    fn transfers(&mut self) -> Result<()> {
+        self.round += 1;
+        let plan = self.plan;
+        let work = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
+            for (streams, names) in [
+                (1, ["tcp-1-throughput", "tcp-1-cpu", "tcp-1-softirq"]),
+                (8, ["tcp-8-throughput", "tcp-8-cpu", "tcp-8-softirq"]),
+            ] {
+                let transfer = bulk::transfer(pair, ipv6, streams, plan.bulk_seconds)?;
+                take(names[0], transfer.gbit_per_second);
+                take(names[1], transfer.cpu_seconds_per_gb);
+                take(names[2], transfer.softirq_seconds_per_gb);
+            }
+            Ok(())
+        };
+        if plan.all_with_ipv6 {
+            self.each("transfers", work)
+        } else {
+            self.each_ipv4("transfers", |take, pair| work(take, pair, false))
+        }
+    }
+
+    fn each_ipv4(
+        &mut self,
+        what: &str,
+        mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair) -> Result<()>,
+    ) -> Result<()> {
+        self.each_of(what, &[false], |take, pair, _| work(take, pair))
+    }
+
+    fn each(
+        &mut self,
+        what: &str,
+        work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
+    ) -> Result<()> {
+        self.each_of(what, &[false, true], work)
+    }
+
+    /// Every contender in turn, on the same way before the next way.
+    fn each_of(
+        &mut self,
+        what: &str,
+        families: &[bool],
+        mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
+    ) -> Result<()> {
+        for topology in Topology::ALL {
+            for ipv6 in families {
+                for index in self.order() {
+                    let contender = &self.contenders[index];
+                    let pair = topology.pair(contender);
+                    if pair.client.address(*ipv6).is_none() {
+                        continue;
+                    }
+                    let samples = &mut self.samples;
+                    let mut take = |metric, value| {
+                        samples.entry((index, topology, *ipv6, metric)).or_default().0.push(value);
+                    };
+                    work(&mut take, pair, *ipv6)
+                        .with_context(|| format!("{what}, {}, {}", topology.name(), contender.label()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self
+            .samples
+            .iter()
+            .map(|(key, samples)| samples.row(self.row(*key, key.3, unit(key.3))))
+            .collect();
+        // What a contender adds to the wire: packet by packet, from the rounds' own pairs.
+        for (key, samples) in self.samples.iter().filter(|(key, _)| key.3 == "udp-64-pps" && key.0 != 0) {
+            if let Some(wire) = self.samples.get(&(0, key.1, key.2, key.3)) {
+                let over = samples.0.iter().zip(&wire.0).map(|(own, wire)| 1e9 / own - 1e9 / wire).collect();
+                rows.push(Samples(over).row(self.row(*key, "udp-64-overhead", "ns/packet")));
+            }
+        }
+        rows
+    }
+
+    fn row(&self, (index, topology, ipv6, _): Key, metric: &str, unit: &str) -> Row {
+        Row {
+            bench: "network".to_owned(),
+            topology: Some(topology.name().to_owned()),
+            contender: Some(self.contenders[index].kind.name().to_owned()),
+            netfilter: Some(self.contenders[index].netfilter),
+            family: if ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
+            metric: metric.to_owned(),
+            unit: unit.to_owned(),
+            ..Row::default()
+        }
+    }
+}
+
+fn unit(metric: &str) -> &'static str {
+    match metric {
+        "tcp-connections" => "connections/s",
+        "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" => "packets/s",
+        "tcp-1-throughput" | "tcp-8-throughput" => "Gbit/s",
+        "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
+        _ => "µs",
+    }
+}

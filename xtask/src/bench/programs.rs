@@ -1,0 +1,42 @@
+//! The bench of the programs is an executable of its own: it needs the programs, which xtask must not.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use podlane_tests::bench::Programs;
+use podlane_tests::contender::{Contender, Endpoint, Kind};
+
+use super::plan::Plan;
+
+pub(super) fn measure(bench: &Path, plan: &Plan) -> Result<Programs> {
+    let mut command = Command::new(bench);
+    if plan.quick {
+        command.arg("--quick");
+    }
+    // Its standard error is its progress.
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {}", bench.display()))?;
+    ensure!(output.status.success(), "{} failed ({})", bench.display(), output.status);
+    serde_json::from_slice(&output.stdout).context("reading what the bench of the programs printed")
+}
+
+/// Frames per second from the wire into a pod on the other node.
+pub(super) fn forwarding(bench: &Path, contender: &Contender, frames: u32) -> Result<f64> {
+    let pair = &contender.across_nodes;
+    let address = |endpoint: &Endpoint| endpoint.address(false).map(|address| address.to_string());
+    let (source, destination) =
+        address(&pair.client).zip(address(&pair.server)).context("no IPv4 address")?;
+    let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
+    let output = Command::new(bench)
+        .args(["forward", from, node, pair.server.namespace.name(), &source, &destination])
+        .args([frames.to_string(), (contender.kind == Kind::PodlaneXdp).to_string()])
+        .output()
+        .with_context(|| format!("starting {}", bench.display()))?;
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{} forward: {}", bench.display(), error.trim());
+    said.trim().parse().with_context(|| format!("{} forward printed {said:?}", bench.display()))
+}

@@ -1,0 +1,143 @@
+//! Figures in Markdown files, from `bench.json`: the README's performance section, the tables of docs/performance.md.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::report::{Report, label};
+use super::targets::Target;
+
+/// The blocks that a file may have, each between markers of its name: the README's summary, and everything.
+const SUMMARY: &str = "performance";
+const FIGURES: &str = "figures";
+
+/// Replaces what stands between the markers; a file without any gets the summary at its end.
+pub(super) fn write(file: &Path, report: &Report) -> Result<()> {
+    let mut text = if file.exists() { fs_err::read_to_string(file)? } else { String::new() };
+    let has_figures = text.contains(&begin(FIGURES));
+    if has_figures {
+        text = replace(&text, FIGURES, &figures(report)?)?;
+    }
+    if !has_figures || text.contains(&begin(SUMMARY)) {
+        text = replace(&text, SUMMARY, &summary(report)?)?;
+    }
+    fs_err::write(file, text)?;
+    eprintln!("Wrote the figures of {}.", file.display());
+    Ok(())
+}
+
+fn begin(block: &str) -> String {
+    format!("<!-- {block}: begin (written by `cargo xtask bench --readme FILE`) -->")
+}
+
+fn end(block: &str) -> String {
+    format!("<!-- {block}: end -->")
+}
+
+fn replace(text: &str, block: &str, content: &str) -> Result<String> {
+    let (begin, end) = (begin(block), end(block));
+    let new = format!("{begin}\n{content}{end}");
+    match (text.find(&begin), text.find(&end)) {
+        (Some(from), Some(to)) if from < to => {
+            Ok(format!("{}{new}{}", &text[..from], &text[to + end.len()..]))
+        }
+        (None, None) if text.is_empty() => Ok(format!("{new}\n")),
+        (None, None) => Ok(format!("{}\n\n{new}\n", text.trim_end())),
+        _ => bail!("only one of two markers is there, or the last comes first: {begin} and {end}"),
+    }
+}
+
+/// Contender, without and with a typical node's netfilter rules.
+fn summary(report: &Report) -> Result<String> {
+    let mut text = String::new();
+    writeln!(text, "\nMedians of one run, IPv4; round trips in µs, both ends on one CPU.\n")?;
+    writeln!(
+        text,
+        "| | TCP, same node | UDP, same node | TCP, across nodes | UDP, across nodes | UDP 64 B packets/s, across nodes |"
+    )?;
+    writeln!(text, "|---|--:|--:|--:|--:|--:|")?;
+    for who in report.names() {
+        let time = |topology, metric| {
+            let value = report.network(topology, who, false, metric);
+            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"))
+        };
+        let rate = report.network("across-nodes", who, false, "udp-64-pps");
+        let rate = rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.0} k", rate / 1e3));
+        let name = if who.0.starts_with("podlane") { format!("**{}**", label(who)) } else { label(who) };
+        writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} | {rate} |",
+            time("same-node", "tcp-rtt-p50"),
+            time("same-node", "udp-rtt-p50"),
+            time("across-nodes", "tcp-rtt-p50"),
+            time("across-nodes", "udp-rtt-p50"),
+        )?;
+    }
+    let met = report.targets.iter().filter(|target| target.met).count();
+    writeln!(
+        text,
+        "\n*wire*: one veth pair, and host to host: the limit. *+ netfilter*: conntrack, masquerading and kube-proxy's rules \
+         for 1,000 services. {met} of {} targets are met; [docs/performance.md](docs/performance.md) has all of them, the \
+         method and the programs' own cost.\n",
+        report.targets.len(),
+    )?;
+    writeln!(
+        text,
+        "Measured on {} by `{}` at commit {}: {}, {}.\n",
+        report.date, report.command, report.commit, report.machine, report.kernel
+    )?;
+    Ok(text)
+}
+
+/// All targets, and what each program costs.
+fn figures(report: &Report) -> Result<String> {
+    let mut text = format!(
+        "\n{}, `{}` at commit {}: {}, {}.\n\n",
+        report.date, report.command, report.commit, report.machine, report.kernel
+    );
+    writeln!(text, "| | target | reached | |\n|---|--:|--:|---|")?;
+    for Target { name, target, value, met } in &report.targets {
+        let value = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
+        writeln!(text, "| {name} | {target} | {value} | {} |", if *met { "✔" } else { "✘" })?;
+    }
+    writeln!(text, "\nNanoseconds per packet over an empty program (flows, local pods, peer nodes):\n")?;
+    writeln!(text, "{}", report.programs_markdown())?;
+    writeln!(text, "| program | instructions | bytes of machine code |\n|---|--:|--:|")?;
+    for size in &report.programs {
+        writeln!(text, "| {} | {} | {} |", size.program, size.instructions, size.jited_bytes)?;
+    }
+    for topology in ["same-node", "across-nodes"] {
+        writeln!(text, "\nPod to pod, {topology}, IPv4, medians:\n\n{}", report.network_markdown(topology))?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{begin, end, replace};
+
+    fn block(content: &str) -> String {
+        format!("{}\n{content}{}", begin("x"), end("x"))
+    }
+
+    #[test]
+    fn only_what_stands_between_the_markers_changes() {
+        let text = format!("# A\n\n{}\n\n## B\n", block("old\n"));
+        let new = replace(&text, "x", "new\n").unwrap();
+        assert_eq!(new, format!("# A\n\n{}\n\n## B\n", block("new\n")));
+        assert_eq!(replace(&new, "x", "new\n").unwrap(), new);
+    }
+
+    #[test]
+    fn a_file_without_markers_gets_them_at_its_end() {
+        assert_eq!(replace("# A\n", "x", "new\n").unwrap(), format!("# A\n\n{}\n", block("new\n")));
+        assert_eq!(replace("", "x", "new\n").unwrap(), format!("{}\n", block("new\n")));
+    }
+
+    #[test]
+    fn half_a_pair_of_markers_is_an_error() {
+        assert!(replace(&format!("{}{}", end("x"), begin("x")), "x", "new").is_err());
+        assert!(replace(&begin("x"), "x", "new").is_err());
+    }
+}

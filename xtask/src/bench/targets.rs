@@ -1,0 +1,214 @@
+//! What is to be reached, and what is.
+
+use podlane_tests::bench::Row;
+use serde::{Deserialize, Serialize};
+
+use super::report::find;
+
+/// One target.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Target {
+    pub(super) name: String,
+    /// `≤` or `≥` and a number.
+    pub(super) target: String,
+    /// What was reached; none where nothing could be measured.
+    pub(super) value: Option<f64>,
+    pub(super) met: bool,
+}
+
+const WIRE: (&str, bool) = ("wire", false);
+const BRIDGE: (&str, bool) = ("bridge", false);
+const PODLANE: (&str, bool) = ("podlane", false);
+/// On nodes with a typical node's rules, both sides have them.
+const PODLANE_RULES: (&str, bool) = ("podlane", true);
+const HOST_GW_RULES: (&str, bool) = ("host-gw", true);
+const VXLAN: (&str, bool) = ("vxlan", false);
+const VXLAN_RULES: (&str, bool) = ("vxlan", true);
+const PODLANE_VXLAN: (&str, bool) = ("podlane-vxlan", false);
+const PODLANE_VXLAN_RULES: (&str, bool) = ("podlane-vxlan", true);
+const KERNEL: [(&str, bool); 4] = [("classic", false), BRIDGE, ("ptp", false), ("host-gw", false)];
+const SAME: &str = "same-node";
+const ACROSS: &str = "across-nodes";
+
+/// All targets that these rows can answer for; with `network`, those between pods as well.
+pub(super) fn all(rows: &[Row], network: bool) -> Vec<Target> {
+    let mut targets = Vec::new();
+    if network {
+        let rows = Figures(rows);
+        for (protocol, metric) in [("TCP", "tcp-rtt-p50"), ("UDP", "udp-rtt-p50")] {
+            targets.extend(rows.round_trips(protocol, metric));
+        }
+        targets.extend(rows.rates());
+    }
+    targets.extend(programs(rows));
+    targets
+}
+
+struct Figures<'a>(&'a [Row]);
+
+impl Figures<'_> {
+    fn get(&self, topology: &str, who: (&str, bool), metric: &str) -> Option<f64> {
+        find(self.0, topology, who, false, metric)
+    }
+
+    fn ratio(&self, topology: &str, own: (&str, bool), other: (&str, bool), metric: &str) -> Option<f64> {
+        Some(self.get(topology, own, metric)? / self.get(topology, other, metric)?)
+    }
+
+    fn overhead_ratio(&self, own: (&str, bool), other: (&str, bool), metric: &str) -> Option<f64> {
+        let wire = self.get(SAME, WIRE, metric)?;
+        Some((self.get(SAME, own, metric)? - wire) / (self.get(SAME, other, metric)? - wire))
+    }
+
+    fn round_trips(&self, protocol: &str, metric: &str) -> [Target; 5] {
+        [
+            at_most(
+                format!("same node, {protocol} round trip: overhead over the wire ÷ the bridge's"),
+                0.20,
+                self.overhead_ratio(PODLANE, BRIDGE, metric),
+            ),
+            at_most(
+                format!(
+                    "same node, {protocol} round trip: overhead over the wire ÷ host-gw's, netfilter on both"
+                ),
+                0.18,
+                self.overhead_ratio(PODLANE_RULES, HOST_GW_RULES, metric),
+            ),
+            at_most(
+                format!("across nodes, {protocol} round trip: pods ÷ hosts on the same wire"),
+                1.10,
+                self.ratio(ACROSS, PODLANE, WIRE, metric),
+            ),
+            at_most(
+                format!("across nodes, {protocol} round trip: ÷ host-gw, netfilter on both"),
+                0.75,
+                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, metric),
+            ),
+            at_most(
+                format!("across nodes, {protocol} round trip: VXLAN ÷ kernel VXLAN, netfilter on both"),
+                0.65,
+                self.ratio(ACROSS, PODLANE_VXLAN_RULES, VXLAN_RULES, metric),
+            ),
+        ]
+    }
+
+    fn rates(&self) -> Vec<Target> {
+        let mut targets = vec![
+            at_least(
+                "across nodes, UDP packets of 64 bytes a second on one CPU: ÷ host-gw, netfilter on both".to_owned(),
+                1.25,
+                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "udp-64-pps"),
+            ),
+            at_least(
+                "forwarding alone, frames from the wire to a pod a second: tc ÷ host-gw, netfilter on both".to_owned(),
+                1.5,
+                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "forwarding-pps"),
+            ),
+            at_least(
+                "forwarding alone, frames from the wire to a pod a second: XDP native ÷ host-gw, netfilter on both"
+                    .to_owned(),
+                3.0,
+                self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-pps"),
+            ),
+        ];
+        for (streams, metric) in [("one stream", "tcp-1-throughput"), ("8 streams", "tcp-8-throughput")] {
+            for (topology, words) in [(SAME, "same node"), (ACROSS, "across nodes")] {
+                let best =
+                    KERNEL.iter().filter_map(|who| self.get(topology, *who, metric)).max_by(f64::total_cmp);
+                let own = self.get(topology, PODLANE, metric);
+                targets.push(at_least(
+                    format!("{words}, TCP transfer, {streams}: ÷ the best kernel contender"),
+                    1.0,
+                    own.zip(best).map(|(own, best)| own / best),
+                ));
+            }
+            targets.push(at_least(
+                format!("across nodes by VXLAN, TCP transfer, {streams}: ÷ kernel VXLAN"),
+                1.0,
+                self.ratio(ACROSS, PODLANE_VXLAN, VXLAN, metric),
+            ));
+        }
+        targets
+    }
+}
+
+/// Program, path, most nanoseconds over an empty program.
+const LIMITS: [(&str, &str, f64); 3] =
+    [("from_pod", "to-local-pod", 35.0), ("from_pod", "to-peer", 60.0), ("from_wire", "to-local-pod", 30.0)];
+/// Flows, local pods and peer nodes of the smallest load, and of those that one thing grows in.
+const SMALLEST: (u32, u32, u32) = (1, 10, 10);
+const GROWN: [(&str, (u32, u32, u32)); 3] = [
+    ("from 1 to 32,768 flows", (32_768, 10, 10)),
+    ("from 10 to 1,000 local pods", (32_768, 1000, 10)),
+    ("from 10 to 5,000 nodes", (32_768, 10, 5000)),
+];
+
+fn programs(rows: &[Row]) -> Vec<Target> {
+    let cost = |program: &str, path: &str, (flows, pods, nodes): (u32, u32, u32)| {
+        let row = rows.iter().find(|row| {
+            row.metric == "over-empty-program"
+                && row.family == "ipv4"
+                && row.program.as_deref() == Some(program)
+                && row.path.as_deref() == Some(path)
+                && (row.flows, row.pods, row.nodes) == (Some(flows), Some(pods), Some(nodes))
+        });
+        row.map(|row| row.median)
+    };
+    let mut targets = Vec::new();
+    for (program, path, limit) in LIMITS {
+        let smallest = cost(program, path, SMALLEST);
+        targets.push(at_most(format!("{program} {path}: ns over an empty program"), limit, smallest));
+        for (growth, load) in GROWN {
+            let grown = cost(program, path, load);
+            let value = grown.zip(smallest).map(|(grown, smallest)| grown / smallest);
+            targets.push(at_most(format!("{program} {path}: growth {growth}"), 1.2, value));
+        }
+    }
+    targets
+}
+
+fn at_most(name: String, limit: f64, value: Option<f64>) -> Target {
+    Target { name, target: format!("≤ {limit:.2}"), met: value.is_some_and(|value| value <= limit), value }
+}
+
+fn at_least(name: String, limit: f64, value: Option<f64>) -> Target {
+    Target { name, target: format!("≥ {limit:.2}"), met: value.is_some_and(|value| value >= limit), value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(contender: &str, netfilter: bool, topology: &str, median: f64) -> Row {
+        Row {
+            contender: Some(contender.to_owned()),
+            netfilter: Some(netfilter),
+            topology: Some(topology.to_owned()),
+            family: "ipv4".to_owned(),
+            metric: "tcp-rtt-p50".to_owned(),
+            median,
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn overheads_are_compared_above_the_wire() {
+        let rows = [
+            row("wire", false, SAME, 8.0),
+            row("bridge", false, SAME, 10.0),
+            row("podlane", false, SAME, 8.5),
+        ];
+        let first = &all(&rows, true)[0];
+        assert_eq!((first.value, first.met), (Some(0.25), false));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_met() {
+        assert!(all(&[], true).iter().all(|target| target.value.is_none() && !target.met));
+    }
+
+    #[test]
+    fn without_the_network_only_the_programs_have_targets() {
+        assert_eq!(all(&[], false).len(), LIMITS.len() * (1 + GROWN.len()));
+    }
+}
