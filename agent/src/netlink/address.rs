@@ -15,6 +15,7 @@ use super::error::{to_io, tolerate};
 impl Netlink {
     /// Every address of the namespace with its device's index. The network keeps the address's host bits.
     pub async fn addresses(&self) -> anyhow::Result<Vec<(u32, IpNetwork)>> {
+        let _one_at_a_time = self.dumping.lock().await;
         let messages: Vec<AddressMessage> = self
             .handle
             .address()

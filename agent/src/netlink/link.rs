@@ -72,6 +72,7 @@ impl Netlink {
 
     /// Every link of the namespace.
     pub async fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let _one_at_a_time = self.dumping.lock().await;
         let messages: Vec<LinkMessage> = self
             .handle
             .link()

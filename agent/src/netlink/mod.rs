@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rtnetlink::Handle;
+use tokio::sync::Mutex;
 
 pub use encap::Encap;
 pub use error::is_errno;
@@ -41,12 +42,15 @@ pub struct Netlink {
     handle: Handle,
     /// The namespace the socket is bound to; `None` is the one the process runs in.
     namespace: Option<Arc<OwnedFd>>,
+    /// Held over a dump: the kernel runs one at a time on a socket, and refuses a second one with EBUSY.
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace and serves it on the running tokio runtime.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Self { handle: connect().context("opening a netlink socket")?, namespace: None })
+        let handle = connect().context("opening a netlink socket")?;
+        Ok(Self { handle, namespace: None, dumping: Arc::default() })
     }
 
     /// Opens a socket in another network namespace. It stays bound to that namespace; the caller's thread does not
@@ -56,7 +60,7 @@ impl Netlink {
             namespace::run_in(namespace, connect)?.context("opening a netlink socket in a namespace")?;
         let namespace =
             namespace.try_clone_to_owned().context("duplicating a network namespace's descriptor")?;
-        Ok(Self { handle, namespace: Some(Arc::new(namespace)) })
+        Ok(Self { handle, namespace: Some(Arc::new(namespace)), dumping: Arc::default() })
     }
 
     /// Runs `open` where this socket's namespace is current.

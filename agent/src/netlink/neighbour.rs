@@ -45,6 +45,7 @@ impl Netlink {
 
     /// The permanent neighbours of the namespace: device index, address, Ethernet address.
     pub async fn permanent_neighbours(&self) -> anyhow::Result<Vec<(u32, IpAddr, [u8; 6])>> {
+        let _one_at_a_time = self.dumping.lock().await;
         let messages: Vec<NeighbourMessage> = self
             .handle
             .neighbours()

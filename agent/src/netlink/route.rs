@@ -246,6 +246,7 @@ impl Netlink {
     /// Podlane's routes (protocol 80) in the main table and its own, both families. The kernel filters: other daemons may keep
     /// a million routes there.
     pub async fn routes(&self) -> anyhow::Result<Vec<Route>> {
+        let _one_at_a_time = self.dumping.lock().await;
         let mut routes = Vec::new();
         let families = [AddressFamily::Inet, AddressFamily::Inet6];
         for (family, table) in families.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {

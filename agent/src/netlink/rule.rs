@@ -61,6 +61,7 @@ impl fmt::Display for Rule {
 impl Netlink {
     /// Podlane's rules, both families.
     pub async fn rules(&self) -> anyhow::Result<Vec<Rule>> {
+        let _one_at_a_time = self.dumping.lock().await;
         let mut rules = Vec::new();
         for family in [IpVersion::V4, IpVersion::V6] {
             let messages = self.handle.rule().get(family).execute().try_collect::<Vec<_>>().await;

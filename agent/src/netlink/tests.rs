@@ -337,3 +337,20 @@ fn tunnelled_routes_and_rules_read_back_as_they_were_written() {
         assert_eq!(node.rules().await.unwrap(), []);
     });
 }
+
+#[test]
+fn lists_asked_for_at_once_all_come() {
+    in_own_namespace(|| async {
+        let netlink = Netlink::new().unwrap();
+        let lists = (0..50).map(|_| async {
+            netlink.links().await?;
+            netlink.routes().await?;
+            netlink.addresses().await?;
+            netlink.rules().await?;
+            netlink.permanent_neighbours().await.map(drop)
+        });
+        for result in futures_util::future::join_all(lists).await {
+            result.unwrap();
+        }
+    });
+}
