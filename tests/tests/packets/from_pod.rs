@@ -8,7 +8,7 @@ use crate::{
         Case, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, MTU, OVERLAY_PEER_MAC, POD_A, POD_A6, POD_B,
         POD_B6, REMOTE, REMOTE_LONGER, REMOTE_UNKNOWN, REMOTE6, TUNNEL_MTU, TUNNELLED,
     },
-    packet::{Ip, Packet, arp},
+    packet::{Ip, Packet, about, arp, back, error, quote},
 };
 
 fn to(destination: Ipv4Addr) -> Packet {
@@ -85,44 +85,13 @@ fn tunnelling() -> Vec<Case> {
     ]
 }
 
-/// As an ICMP error in the place of the packet: destination unreachable, about `subject`.
-fn about(packet: Packet, subject: &[u8]) -> Vec<u8> {
-    let mut bytes = error(packet).bytes();
-    quote(&mut bytes, subject);
-    bytes
-}
-
-/// The same about a flow that nobody has noted, which is forwarded.
+/// An ICMP error about a flow that nobody has noted, which is forwarded.
 fn about_another(name: &'static str, packet: &Packet, forwarded: fn(&'static str, &Packet) -> Case) -> Case {
     let subject = back(&Packet { protocol: IpNumber::TCP, ..packet.clone() });
     let mut case = forwarded(name, &error(packet.clone()));
     quote(&mut case.packet, &subject);
     quote(&mut case.expected, &subject);
     case
-}
-
-fn error(packet: Packet) -> Packet {
-    let protocol = if matches!(packet.source, Ip::V4(..)) { IpNumber::ICMP } else { IpNumber::IPV6_ICMP };
-    Packet { protocol, payload: 48, ..packet }
-}
-
-/// Writes type and quoted packet of an ICMP error into a frame. Nobody looks at its checksum.
-fn quote(frame: &mut [u8], subject: &[u8]) {
-    let (offset, kind, header_len) = if frame[12..14] == [0x08, 0x00] { (34, 3, 20) } else { (54, 1, 40) };
-    frame[offset] = kind;
-    let quoted = &subject[14..14 + header_len + 8];
-    frame[offset + 8..offset + 8 + quoted.len()].copy_from_slice(quoted);
-}
-
-/// A packet of the same flow in the other direction.
-fn back(packet: &Packet) -> Vec<u8> {
-    let (source, ports) = match packet.source {
-        Ip::V4(source, destination) => (Ip::V4(destination, source), 34),
-        Ip::V6(source, destination) => (Ip::V6(destination, source), 54),
-    };
-    let mut bytes = Packet { source, ..packet.clone() }.bytes();
-    bytes[ports..ports + 4].rotate_left(2);
-    bytes
 }
 
 /// While there are flows through the stack.

@@ -8,7 +8,7 @@ use crate::{
     fixture::{
         Case, From, HOST_MAC_B, MAC_B, PEER_MAC, POD_A, POD_A6, POD_B, POD_B6, REMOTE, REMOTE6, UPLINK_MAC,
     },
-    packet::{Ip, Packet, arp},
+    packet::{Ip, Packet, about, arp, back, error, quote},
 };
 
 fn from_to(source: Ipv4Addr, destination: Ipv4Addr) -> Packet {
@@ -36,8 +36,51 @@ fn pass(name: &'static str, packet: Vec<u8>, reason: PassReason) -> Case {
     unchanged(name, packet, Verdict::Pass(reason))
 }
 
+/// ICMP errors that routers and nodes send to a local pod, about what it has sent.
+fn errors() -> Vec<Case> {
+    let router = Ipv4Addr::new(192, 168, 1, 1);
+    let router6 = "fd00:1::1".parse().unwrap();
+    let base = from_to(router, POD_B);
+    let v6 = Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V6(router6, POD_B6));
+    let sent = |packet: &Packet| Packet { protocol: IpNumber::TCP, ..packet.clone() }.bytes();
+    let by_b = from_to(POD_B, REMOTE);
+    let by_b6 = Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V6(POD_B6, REMOTE6));
+    let forwarded = |name, packet: &Packet, subject: &[u8]| {
+        let mut case = to_pod(name, &error(packet.clone()));
+        quote(&mut case.packet, subject);
+        quote(&mut case.expected, subject);
+        case
+    };
+    let left = |name, subject: &[u8]| pass(name, about(base.clone(), subject), PassReason::NotFromPod);
+    let mut echo = about(base.clone(), &sent(&by_b));
+    echo[34] = 8;
+    vec![
+        forwarded("an error about what the pod sent to another pod", &base, &sent(&by_b)),
+        forwarded("an error about what the pod sent to another pod, IPv6", &v6, &sent(&by_b6)),
+        with_flows(forwarded("an error about a flow that is not noted", &base, &sent(&by_b))),
+        with_flows(left(
+            "an error about the other direction of a noted flow",
+            &back(&from_to(REMOTE, POD_B)),
+        )),
+        left("an error about what the pod sent to no pod", &sent(&from_to(POD_B, Ipv4Addr::new(1, 1, 1, 1)))),
+        left("an error about what another pod sent", &sent(&from_to(POD_A, REMOTE))),
+        left("an error about a fragment", &Packet { fragment: Some((185, false)), ..by_b.clone() }.bytes()),
+        left(
+            "an error about a protocol that has no flows",
+            &Packet { protocol: IpNumber::GRE, ..by_b.clone() }.bytes(),
+        ),
+        pass("an echo request of a router", echo, PassReason::NotFromPod),
+    ]
+}
+
 /// The whole table.
 pub fn cases() -> Vec<Case> {
+    let mut cases = errors();
+    cases.extend(packets());
+    cases
+}
+
+fn packets() -> Vec<Case> {
     let node = Ipv4Addr::new(192, 168, 1, 11);
     let peer = Ipv4Addr::new(192, 168, 1, 12);
     let v6 = Packet::udp(PEER_MAC, UPLINK_MAC, Ip::V6(REMOTE6, POD_B6));

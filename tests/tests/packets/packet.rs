@@ -105,6 +105,38 @@ impl Packet {
     }
 }
 
+/// As an ICMP error in the place of the packet: destination unreachable, about `subject`.
+pub fn about(packet: Packet, subject: &[u8]) -> Vec<u8> {
+    let mut bytes = error(packet).bytes();
+    quote(&mut bytes, subject);
+    bytes
+}
+
+/// The packet as an ICMP error, about nothing yet.
+pub fn error(packet: Packet) -> Packet {
+    let protocol = if matches!(packet.source, Ip::V4(..)) { IpNumber::ICMP } else { IpNumber::IPV6_ICMP };
+    Packet { protocol, payload: 48, ..packet }
+}
+
+/// Writes type and quoted packet of an ICMP error into a frame. Nobody looks at its checksum.
+pub fn quote(frame: &mut [u8], subject: &[u8]) {
+    let (offset, kind, header_len) = if frame[12..14] == [0x08, 0x00] { (34, 3, 20) } else { (54, 1, 40) };
+    frame[offset] = kind;
+    let quoted = &subject[14..14 + header_len + 8];
+    frame[offset + 8..offset + 8 + quoted.len()].copy_from_slice(quoted);
+}
+
+/// A packet of the same flow in the other direction.
+pub fn back(packet: &Packet) -> Vec<u8> {
+    let (source, ports) = match packet.source {
+        Ip::V4(source, destination) => (Ip::V4(destination, source), 34),
+        Ip::V6(source, destination) => (Ip::V6(destination, source), 54),
+    };
+    let mut bytes = Packet { source, ..packet.clone() }.bytes();
+    bytes[ports..ports + 4].rotate_left(2);
+    bytes
+}
+
 /// An ARP request, as broadcast.
 pub fn arp(source_mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let packet = etherparse::ArpPacket::new(
