@@ -109,3 +109,19 @@ fn info_of(ebpf: &Ebpf, name: &str) -> anyhow::Result<MapInfo> {
         _ => Err(anyhow!("the map {name} is of a kind that is not carried over")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_a_maps_shape_and_a_map_is_of_its_own() {
+        let ebpf = load(None, &Options::new("/nowhere".into()), None).unwrap();
+        let shape = |name| Shape::of(&info_of(&ebpf, name).unwrap()).unwrap();
+        let names: Vec<_> = shape("stack_flows4").key_members().map(str::to_owned).collect();
+        assert_eq!(names, ["source", "destination", "ports", "protocol", "reserved"]);
+        assert_eq!(shape("stack_flows4"), shape("stack_flows4"));
+        assert_ne!(shape("stack_flows4"), shape("stack_flows6"));
+        assert!(shape("stack_flows4").to(&shape("stack_flows6")).is_none());
+    }
+}

@@ -47,6 +47,11 @@ impl Shape {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn key_members(&self) -> impl Iterator<Item = &str> {
+        self.key.iter().map(|member| member.name.as_str())
+    }
+
     /// How entries of this shape become those of `to`; `None` where their keys have different members.
     pub(super) fn to<'a>(&'a self, to: &'a Self) -> Option<Conversion<'a>> {
         let names = |members: &[Member]| {
