@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use podlane_tests::lab::{Agent, Node};
+use podlane_tests::lab::{Agent, Node, Pod};
 use podlane_tests::probe::path::Family;
 use podlane_tests::probe::{counters, failures, ping, pins, state, steady::Steady};
 use podlane_tests::services::{Rules, Service};
@@ -73,11 +73,9 @@ fn run(topology: Topology, attach: &str, xdp: &str) -> anyhow::Result<()> {
     let conversations = [
         Steady::ping(&a, &b)?,
         Steady::ping(&a, &c)?,
-        Steady::udp(&a, &b)?,
         Steady::udp(&c, &a)?,
         Steady::tcp(&b, &a)?,
         Steady::tcp(&a, &d)?,
-        Steady::tcp(&d, &b)?,
         Steady::service(&a, &service, &backend)?,
         Steady::service(&c, &service, &backend)?,
         Steady::connections(&b, &service, &backend)?,
@@ -236,7 +234,7 @@ fn until_the_cluster_is_known_the_former_agents_programs_forward() -> anyhow::Re
     agent.set_binary(&versions[1]);
     agent.start()?;
     let restored = Instant::now() + Duration::from_secs(20);
-    while !agent.log().contains("attachments restored restored=2") && !agent.log().contains("restored=2") {
+    while !agent.log().contains("attachments restored restored=2") {
         ensure!(Instant::now() < restored, "{}", agent.log());
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -244,7 +242,6 @@ fn until_the_cluster_is_known_the_former_agents_programs_forward() -> anyhow::Re
     ensure!(agent.get("/readyz")?.0 == 503, "ready without a cluster");
     ensure!(warnings(agent)?.contains("until the cluster is known"), "{}", warnings(agent)?);
     ensure!(layouts(agent)? == ["v1".to_owned(), "v999".to_owned()].into(), "{:?}", layouts(agent)?);
-    // A pod that goes now goes from the former maps' links as well.
     ensure!(counters::forwarded_by(lab.nodes())? == forwarded, "the kernels forward");
     fs_err::rename(&aside, &cluster)?;
     agent.wait_ready()?;
@@ -253,7 +250,12 @@ fn until_the_cluster_is_known_the_former_agents_programs_forward() -> anyhow::Re
     for conversation in conversations {
         conversation.finish()?;
     }
-    ensure!(counters::forwarded_by(lab.nodes())? == forwarded, "the kernels forward");
+    Ok(())
+}
+
+fn assert_intact(agent: &Agent, pod: &Pod) -> anyhow::Result<()> {
+    let (status, body) = agent.get(&format!("/v1/attachments/{}/eth0/check", pod.container_id()))?;
+    ensure!(status == 200, "{status} {body}");
     Ok(())
 }
 
@@ -272,7 +274,7 @@ fn older_records_are_read_and_newer_ones_named_and_left_alone() -> anyhow::Resul
     let older = node.add_pod("older")?;
     exchange(agent, &other)?;
     let newer = node.add_pod("newer")?;
-    ensure!(node.check_pod("older")?.0.code == Some(0), "{:?}", node.check_pod("older")?);
+    assert_intact(agent, &older)?;
     let mut versions: Vec<_> =
         records(agent)?.iter().filter_map(|record| record["version"].as_u64()).collect();
     versions.sort_unstable();
@@ -302,7 +304,7 @@ fn older_records_are_read_and_newer_ones_named_and_left_alone() -> anyhow::Resul
     }
     exchange(agent, &other)?;
     ensure!(warnings(agent)? == "[]", "{}", warnings(agent)?);
-    ensure!(node.check_pod("newer")?.0.code == Some(0), "{:?}", node.check_pod("newer")?);
+    assert_intact(agent, &newer)?;
     // The runtime may delete the pod also while nobody understands its record.
     exchange(agent, &this)?;
     node.del_pod("newer")?;
