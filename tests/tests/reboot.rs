@@ -21,7 +21,8 @@ fn reboot(node: &Node) -> anyhow::Result<()> {
         let device = line.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(':');
         let device = device.split('@').next().unwrap_or_default();
         if device.starts_with("pl") {
-            node.exec(["ip", "link", "delete", device])?;
+            // Pods' namespaces take theirs along, at a time of the kernel's choice.
+            node.command(["ip", "link", "delete", device]).finish()?;
         }
     }
     for family in ["-4", "-6"] {
