@@ -2,13 +2,14 @@
 //! lost, no connection breaks, and what an older agent cannot read it leaves alone.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use podlane_tests::lab::{Agent, Node, Pod};
-use podlane_tests::probe::path::Family;
-use podlane_tests::probe::{counters, failures, ping, pins, state, steady::Steady};
+use podlane_tests::probe::path::{Family, Path};
+use podlane_tests::probe::{counters, failures, ping, pins, state, steady::Steady, tcp};
 use podlane_tests::services::{Rules, Service};
 use podlane_tests::{Binaries, Lab, Topology};
 use serde_json::Value;
@@ -39,7 +40,7 @@ fn layouts(agent: &Agent) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// Starts the agent in that version, in the place of the one that is there, if any.
-fn exchange(agent: &Agent, version: &Path) -> anyhow::Result<()> {
+fn exchange(agent: &Agent, version: &std::path::Path) -> anyhow::Result<()> {
     if agent.pid().is_some() {
         agent.kill()?;
     }
@@ -70,6 +71,12 @@ fn run(topology: Topology, attach: &str, xdp: &str) -> anyhow::Result<()> {
     }
     let before = lab.nodes().iter().map(state::of).collect::<anyhow::Result<Vec<_>>>()?;
 
+    // Connections on which nobody speaks, so that nothing notes their flows anew.
+    let idle = |client: &Pod| {
+        let backend = backend.namespace();
+        tcp::connect(&Path::by_service(client.namespace(), service.cluster_ip(), backend, service.listen()))
+    };
+    let mut idle = [idle(&a)?, idle(&c)?];
     let conversations = [
         Steady::ping(&a, &b)?,
         Steady::ping(&a, &c)?,
@@ -96,6 +103,12 @@ fn run(topology: Topology, attach: &str, xdp: &str) -> anyhow::Result<()> {
         let flows = pins::entries(agent, "stack_flows4")?;
         ensure!(!flows.is_empty(), "flows of the service are lost: {flows:?}; the log:\n{}", agent.log());
         ensure!(packets(agent)? >= counted, "the counters started anew");
+        for connection in &mut idle {
+            // The server speaks first: its packet has to find the way through the stack that the client's first one took.
+            connection.accepted.write_all(b"news")?;
+            let mut heard = [0; 4];
+            connection.outgoing.read_exact(&mut heard).context("hearing the service's news")?;
+        }
         ensure!(warnings(agent)? == "[]", "{}", warnings(agent)?);
     }
     let mut sent = 0;
