@@ -15,6 +15,15 @@ pub struct Settings {
     pub prefix_lens4: [u8; PREFIX_LENGTHS],
     /// The distinct prefix lengths in `routes6`, longest first; 0 ends the list.
     pub prefix_lens6: [u8; PREFIX_LENGTHS],
+    /// For each of those lengths, the first bits of the address whose last say the route's slot: as many as the prefix
+    /// has, or fewer where the prefixes' last bits are all the same (fd00:244:1::/64, fd00:244:2::/64: 48).
+    pub slot_lens4: [u8; PREFIX_LENGTHS],
+    /// The same for IPv6.
+    pub slot_lens6: [u8; PREFIX_LENGTHS],
+    /// [`ALL_PODS`], [`ALL_ROUTES`]: what need not be looked for in the IPv4 hashes when the slots do not have it.
+    pub all_slots4: u32,
+    /// The same for IPv6.
+    pub all_slots6: u32,
     /// This node's IPv4 address, where overlay frames to it end; zero where it has none.
     pub node4: Ip4,
     /// This node's IPv6 address, likewise.
@@ -23,9 +32,15 @@ pub struct Settings {
     pub uplink_macs: [[u8; 6]; UPLINK_MACS],
 }
 
+/// Every entry of `pods4` (`pods6`) is in its slot as well: an address that is not there is no pod's.
+pub const ALL_PODS: u32 = 1;
+
+/// Every entry of `routes4` (`routes6`) is in its slot as well.
+pub const ALL_ROUTES: u32 = 2;
+
 /// How many uplinks XDP can run at.
 pub const UPLINK_MACS: usize = 2;
 
 plain_old_data!(Settings);
 
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 56);
