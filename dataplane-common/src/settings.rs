@@ -15,11 +15,15 @@ pub struct Settings {
     pub prefix_lens4: [u8; PREFIX_LENGTHS],
     /// The distinct prefix lengths in `routes6`, longest first; 0 ends the list.
     pub prefix_lens6: [u8; PREFIX_LENGTHS],
-    /// For each of those lengths, the first bits of the address whose last say the route's slot: as many as the prefix
-    /// has, or fewer where the prefixes' last bits are all the same (fd00:244:1::/64, fd00:244:2::/64: 48).
-    pub slot_lens4: [u8; PREFIX_LENGTHS],
-    /// The same for IPv6.
-    pub slot_lens6: [u8; PREFIX_LENGTHS],
+    /// The prefix length of those IPv4 routes that are in slots as well; 0 where none is.
+    pub slot_prefix_len4: u8,
+    /// How many of the address's first bits say the slot, by their last ones: `slot_prefix_len4`, or fewer where the
+    /// last bits of all those prefixes are the same.
+    pub slot_bits4: u8,
+    /// `slot_prefix_len4` for IPv6.
+    pub slot_prefix_len6: u8,
+    /// `slot_bits4` for IPv6: 48 for fd00:244:1::/64, fd00:244:2::/64 and so on.
+    pub slot_bits6: u8,
     /// [`ALL_PODS`], [`ALL_ROUTES`]: what need not be looked for in the IPv4 hashes when the slots do not have it.
     pub all_slots4: u32,
     /// The same for IPv6.
@@ -43,4 +47,4 @@ pub const UPLINK_MACS: usize = 2;
 
 plain_old_data!(Settings);
 
-const _: () = assert!(size_of::<Settings>() == 56);
+const _: () = assert!(size_of::<Settings>() == 52);

@@ -40,12 +40,12 @@ pub fn pod_slot<A: Address>(address: A) -> u32 {
     address.number(A::BITS) & (POD_SLOTS - 1)
 }
 
-/// The place of the pod CIDR that holds `address`: the last of its first `slot_len` bits, see
-/// [`Settings::slot_lens4`](crate::Settings::slot_lens4). With the whole prefix, pod CIDRs that are given out one
+/// The place of the pod CIDR that holds `address`: the last of its first `slot_bits` bits, see
+/// [`Settings::slot_bits4`](crate::Settings::slot_bits4). With the whole prefix, pod CIDRs that are given out one
 /// after the other have places of their own.
 #[inline(always)]
-pub fn route_slot<A: Address>(address: A, slot_len: u32) -> u32 {
-    address.number(slot_len) & (ROUTE_SLOTS - 1)
+pub fn route_slot<A: Address>(address: A, slot_bits: u32) -> u32 {
+    address.number(slot_bits) & (ROUTE_SLOTS - 1)
 }
 
 /// As for [`RouteKey`]: the sizes are checked below.

@@ -3,8 +3,8 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap};
 use dataplane_common::{
-    ALL_PODS, ALL_ROUTES, FlowEntry, FlowKey, Ip4, Ip6, POD_SLOTS, PREFIX_LENGTHS, PodEntry, PodSlot,
-    ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, pod_slot, route_slot,
+    ALL_PODS, ALL_ROUTES, Address as _, FlowEntry, FlowKey, Ip4, Ip6, POD_SLOTS, PREFIX_LENGTHS, PodEntry,
+    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, pod_slot, route_slot,
 };
 
 use crate::{
@@ -27,24 +27,9 @@ pub struct Tables<A: 'static> {
 /// A family's part of the settings.
 pub struct State {
     prefix_lens: [u8; PREFIX_LENGTHS],
-    slot_lens: [u8; PREFIX_LENGTHS],
+    slot_prefix_len: u8,
+    slot_bits: u8,
     all: u32,
-}
-
-impl State {
-    /// The first hit over the prefix lengths in use; most clusters have one.
-    #[inline(always)]
-    fn first<T>(&self, find: impl Fn(u32, u32) -> Option<T>) -> Option<T> {
-        for (prefix_len, slot_len) in self.prefix_lens.into_iter().zip(self.slot_lens) {
-            if prefix_len == 0 {
-                break;
-            }
-            if let Some(found) = find(u32::from(prefix_len), u32::from(slot_len)) {
-                return Some(found);
-            }
-        }
-        None
-    }
 }
 
 /// A family whose pods and peers have maps.
@@ -70,24 +55,22 @@ pub trait Lookup: Family<Address: 'static> {
         if Self::state()?.all & ALL_PODS != 0 {
             return None;
         }
-        // SAFETY: see above; the entry is only read.
-        unsafe { tables.pods.get(address) }
+        pod_in_hash::<Self>(&address)
     }
 
     /// The peer route whose pod CIDR holds this address. No two do: the agent refuses clusters whose CIDRs overlap.
     #[inline(always)]
     fn route(address: Self::Address) -> Option<&'static RouteEntry> {
-        let tables = Self::tables();
         let state = Self::state()?;
-        let by_slot = state.first(|prefix_len, slot_len| {
-            let slot = tables.route_slots.get(route_slot(address, slot_len))?;
-            (slot.key == RouteKey::new(address, prefix_len)).then_some(&slot.route)
-        });
-        if by_slot.is_some() || state.all & ALL_ROUTES != 0 {
-            return by_slot;
+        let prefix_len = u32::from(state.slot_prefix_len);
+        match Self::tables().route_slots.get(route_slot(address, state.slot_bits.into())) {
+            // Where no slot is in use the length is 0, and so it is in them.
+            Some(slot) if slot.key == RouteKey::new(address, prefix_len) && prefix_len != 0 => {
+                Some(&slot.route)
+            }
+            _ if state.all & ALL_ROUTES != 0 => None,
+            _ => route_in_hash::<Self>(&address),
         }
-        // SAFETY: as for pods.
-        state.first(|prefix_len, _| unsafe { tables.routes.get(RouteKey::new(address, prefix_len)) })
     }
 
     /// The entry of a flow that has to go through the stack.
@@ -103,6 +86,33 @@ pub trait Lookup: Family<Address: 'static> {
         // It fails only for want of memory; the flow's next packet tries again.
         let _ = Self::tables().flows.insert(key, entry, 0);
     }
+}
+
+/// A function of its own, as every look-up has it behind it and hardly any comes here.
+#[inline(never)]
+fn pod_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static PodEntry> {
+    // SAFETY: see the trait; the entry is only read.
+    unsafe { F::tables().pods.get(address) }
+}
+
+/// The first hit over the prefix lengths in use. As above.
+#[inline(never)]
+fn route_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static RouteEntry> {
+    let (routes, state) = (F::tables().routes, F::state()?);
+    // One key for all lengths: the stack of a program and its functions is small.
+    let mut key = RouteKey { prefix_len: 0, prefix: *address };
+    for prefix_len in state.prefix_lens {
+        if prefix_len == 0 {
+            break;
+        }
+        key.prefix_len = prefix_len.into();
+        key.prefix = address.masked(prefix_len.into());
+        // SAFETY: as for pods.
+        if let Some(found) = unsafe { routes.get(key) } {
+            return Some(found);
+        }
+    }
+    None
 }
 
 impl Lookup for Ipv4Header {
@@ -121,7 +131,8 @@ impl Lookup for Ipv4Header {
     fn state() -> Option<State> {
         settings.get(0).map(|now| State {
             prefix_lens: now.prefix_lens4,
-            slot_lens: now.slot_lens4,
+            slot_prefix_len: now.slot_prefix_len4,
+            slot_bits: now.slot_bits4,
             all: now.all_slots4,
         })
     }
@@ -143,7 +154,8 @@ impl Lookup for Ipv6Header {
     fn state() -> Option<State> {
         settings.get(0).map(|now| State {
             prefix_lens: now.prefix_lens6,
-            slot_lens: now.slot_lens6,
+            slot_prefix_len: now.slot_prefix_len6,
+            slot_bits: now.slot_bits6,
             all: now.all_slots6,
         })
     }

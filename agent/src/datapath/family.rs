@@ -19,7 +19,7 @@ use dataplane_common::{
 
 use super::{
     maps::FlowAges,
-    slots::{Slot, Slots, slot_len},
+    slots::{Slot, Slots, slot_bits},
 };
 
 /// The maps of one family.
@@ -37,23 +37,25 @@ where
     route_slots: Slots<MapData, RouteSlot<A>>,
     nodes: HashMap<MapData, A, NodeEntry>,
     flows: HashMap<MapData, FlowKey<A>, FlowEntry>,
-    prefix_lens: [u8; PREFIX_LENGTHS],
-    slot_lens: [u8; PREFIX_LENGTHS],
+    lengths: Lengths,
 }
 
-/// A family's part of the settings.
-pub(super) struct FamilyLookup {
-    pub(super) prefix_lens: [u8; PREFIX_LENGTHS],
-    pub(super) slot_lens: [u8; PREFIX_LENGTHS],
-    pub(super) all_slots: u32,
+/// The prefix lengths in a family's part of the settings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lengths {
+    /// The distinct ones, longest first.
+    pub(super) prefixes: [u8; PREFIX_LENGTHS],
+    /// That of the routes in slots.
+    pub(super) slot_prefix: u8,
+    /// How many bits say the slot.
+    pub(super) slot_bits: u8,
 }
 
 /// Routes with the slots they are to have.
 pub(super) struct RoutePlan<A> {
     routes: Vec<(RouteKey<A>, RouteEntry)>,
     slots: Vec<(u32, RouteSlot<A>)>,
-    prefix_lens: [u8; PREFIX_LENGTHS],
-    slot_lens: [u8; PREFIX_LENGTHS],
+    lengths: Lengths,
     /// Whether slots in use change.
     pub(super) moves: bool,
     /// What cannot be installed, in words.
@@ -69,12 +71,7 @@ where
     RouteSlot<A>: Slot,
 {
     /// Takes the maps of this family ("4", "6") out of the loaded object.
-    pub(super) fn take(
-        ebpf: &mut Ebpf,
-        family: &str,
-        prefix_lens: [u8; PREFIX_LENGTHS],
-        slot_lens: [u8; PREFIX_LENGTHS],
-    ) -> anyhow::Result<Self> {
+    pub(super) fn take(ebpf: &mut Ebpf, family: &str, lengths: Lengths) -> anyhow::Result<Self> {
         Ok(Self {
             pods: take(ebpf, &format!("pods{family}"))?,
             routes: take(ebpf, &format!("routes{family}"))?,
@@ -82,16 +79,21 @@ where
             route_slots: take_slots(ebpf, &format!("route_slots{family}"))?,
             nodes: take(ebpf, &format!("nodes{family}"))?,
             flows: take(ebpf, &format!("stack_flows{family}"))?,
-            prefix_lens,
-            slot_lens,
+            lengths,
         })
     }
 
-    /// How the programs find pods and routes.
-    pub(super) const fn lookup(&self) -> FamilyLookup {
+    /// The prefix lengths, for the settings.
+    pub(super) const fn lengths(&self) -> Lengths {
+        self.lengths
+    }
+
+    /// What the slots hold all of, for the settings.
+    pub(super) const fn all_slots(&self) -> u32 {
         let pods = if self.pod_slots.have_all() { ALL_PODS } else { 0 };
-        let routes = if self.route_slots.have_all() { ALL_ROUTES } else { 0 };
-        FamilyLookup { prefix_lens: self.prefix_lens, slot_lens: self.slot_lens, all_slots: pods | routes }
+        let [_, second, ..] = self.lengths.prefixes;
+        let routes = if self.route_slots.have_all() && second == 0 { ALL_ROUTES } else { 0 };
+        pods | routes
     }
 
     /// Makes the slots agree with the hashes.
@@ -126,27 +128,23 @@ where
         for (key, _) in &routes {
             by_length.entry(key.prefix_len).or_default().push(*key);
         }
-        let (prefix_lens, problems) = prefix_lengths(by_length.keys().copied());
-        let slot_lens = prefix_lens.map(|length| {
-            let keys = by_length.get(&u32::from(length)).map_or(&[][..], Vec::as_slice);
-            let now = self.prefix_lens.iter().zip(self.slot_lens).find(|(now, _)| **now == length);
-            let best = slot_len(keys, length.into(), now.map_or(0, |(_, slot_len)| slot_len.into()));
-            if length == 0 { 0 } else { u8::try_from(best).unwrap_or(length) }
+        let (prefixes, problems) = prefix_lengths(by_length.keys().copied());
+        // The slots are for the length that most have; the programs look for the others in the hash.
+        let most = by_length.iter().max_by_key(|(length, keys)| (keys.len(), **length));
+        let (slot_prefix, slot_bits) = most.map_or((0, 0), |(length, keys)| {
+            let now = if u32::from(self.lengths.slot_prefix) == *length { self.lengths.slot_bits } else { 0 };
+            (*length, slot_bits(keys, *length, now.into()))
         });
-        let slot_len_of = |key: &RouteKey<A>| {
-            let mut lengths = prefix_lens.iter().zip(slot_lens);
-            lengths.find(|(length, _)| u32::from(**length) == key.prefix_len).map(|(_, slot_len)| slot_len)
-        };
         let slots: Vec<_> = routes
             .iter()
-            .filter_map(|(key, route)| {
-                let place = route_slot(key.prefix, slot_len_of(key)?.into());
-                Some((place, RouteSlot { key: *key, route: *route }))
-            })
+            .filter(|(key, _)| key.prefix_len == slot_prefix)
+            .map(|(key, route)| (route_slot(key.prefix, slot_bits), RouteSlot { key: *key, route: *route }))
             .collect();
-        let moves = slot_lens != self.slot_lens
+        let bits = |length| u8::try_from(length).unwrap_or(0);
+        let lengths = Lengths { prefixes, slot_prefix: bits(slot_prefix), slot_bits: bits(slot_bits) };
+        let moves = lengths != self.lengths
             || slots.iter().any(|(place, slot)| self.route_slots.replaces(*place, slot));
-        RoutePlan { routes, slots, prefix_lens, slot_lens, moves, problems }
+        RoutePlan { routes, slots, lengths, moves, problems }
     }
 
     /// Enters what is new or has changed. Returns what is no longer wanted, for when the programs have been told.
@@ -168,8 +166,7 @@ where
 
     fn hold_routes(&mut self, plan: &RoutePlan<A>) -> anyhow::Result<()> {
         self.route_slots.hold(&plan.slots)?;
-        self.prefix_lens = plan.prefix_lens;
-        self.slot_lens = plan.slot_lens;
+        self.lengths = plan.lengths;
         Ok(())
     }
 
@@ -202,6 +199,26 @@ where
 
     pub(super) fn has_no_flows(&self) -> anyhow::Result<bool> {
         Ok(self.flows.keys().next().transpose()?.is_none())
+    }
+}
+
+#[cfg(test)]
+impl<A> FamilyMaps<A>
+where
+    A: Address + Ord + Hash + aya::Pod,
+    RouteKey<A>: aya::Pod,
+    FlowKey<A>: aya::Pod,
+    PodSlot<A>: Slot,
+    RouteSlot<A>: Slot,
+{
+    /// What the kernel has at the place of this pod.
+    pub(super) fn slot_of_pod(&self, address: A) -> PodSlot<A> {
+        self.pod_slots.in_kernel(pod_slot(address))
+    }
+
+    /// What the kernel has at the place of the route to this address.
+    pub(super) fn slot_of_route(&self, address: A) -> RouteSlot<A> {
+        self.route_slots.in_kernel(route_slot(address, self.lengths.slot_bits.into()))
     }
 }
 

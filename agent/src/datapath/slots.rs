@@ -118,6 +118,11 @@ impl<M: BorrowMut<MapData>, S: Slot> Slots<M, S> {
         self.at(place).is_some_and(|now| !now.is_empty() && now != slot)
     }
 
+    #[cfg(test)]
+    pub(super) fn in_kernel(&self, place: u32) -> S {
+        self.array.get(&place, 0).unwrap()
+    }
+
     fn holds(&self, place: u32, slot: &S) -> bool {
         self.at(place).is_some_and(|now| !now.is_empty() && now.same_key(slot))
     }
@@ -147,11 +152,11 @@ impl<M: BorrowMut<MapData>, S: Slot> Slots<M, S> {
 
 /// How many of the first bits of these prefixes, all of one length, are best to tell them apart by their last ones:
 /// `now` where that is as good as any, or else the whole prefix, or fewer where its last bits are all the same.
-pub(super) fn slot_len<A: Address>(keys: &[RouteKey<A>], prefix_len: u32, now: u32) -> u32 {
+pub(super) fn slot_bits<A: Address>(keys: &[RouteKey<A>], prefix_len: u32, now: u32) -> u32 {
     let mut taken = vec![false; ROUTE_SLOTS as usize];
-    let mut distinct = |slot_len: u32| {
+    let mut distinct = |bits: u32| {
         taken.fill(false);
-        let places = keys.iter().map(|key| route_slot(key.prefix, slot_len) as usize);
+        let places = keys.iter().map(|key| route_slot(key.prefix, bits) as usize);
         places
             .filter(|place| taken.get_mut(*place).is_some_and(|seen| !std::mem::replace(seen, true)))
             .count()
@@ -184,17 +189,17 @@ mod tests {
     #[test]
     fn prefixes_are_told_apart_by_the_bits_in_which_they_differ() {
         let last = keys6((0..5000).map(|node| Ipv6Addr::new(0xfd00, 0x10, 0x244, node, 0, 0, 0, 0)));
-        assert_eq!(slot_len(&last, 64, 0), 64);
+        assert_eq!(slot_bits(&last, 64, 0), 64);
         let third = |nodes| keys6((0..nodes).map(|node| Ipv6Addr::new(0xfd00, 0x244, node, 0, 0, 0, 0, 0)));
-        assert_eq!(slot_len(&third(5000), 64, 64), 48);
-        assert_eq!(slot_len(&third(1000), 64, 64), 51);
-        assert_eq!(slot_len(&third(1000), 64, 49), 49, "what is good enough stays");
+        assert_eq!(slot_bits(&third(5000), 64, 64), 48);
+        assert_eq!(slot_bits(&third(1000), 64, 64), 51);
+        assert_eq!(slot_bits(&third(1000), 64, 49), 49, "what is good enough stays");
     }
 
     #[test]
     fn one_prefix_and_a_short_one_have_a_length() {
-        assert_eq!(slot_len(&keys6(std::iter::once(Ipv6Addr::UNSPECIFIED)), 64, 0), 64);
+        assert_eq!(slot_bits(&keys6(std::iter::once(Ipv6Addr::UNSPECIFIED)), 64, 0), 64);
         let short: Vec<RouteKey<Ip4>> = vec![RouteKey::new(Ip4 { addr: [10, 0, 0, 0] }, 8)];
-        assert_eq!(slot_len(&short, 8, 200), 8);
+        assert_eq!(slot_bits(&short, 8, 200), 8);
     }
 }

@@ -191,8 +191,10 @@ fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
     let now = Settings {
         prefix_lens4: [24, 0, 0, 0],
         prefix_lens6: [64, 0, 0, 0],
-        slot_lens4: [24, 0, 0, 0],
-        slot_lens6: [48, 0, 0, 0],
+        slot_prefix_len4: 24,
+        slot_bits4: 24,
+        slot_prefix_len6: 64,
+        slot_bits6: 48,
         all_slots4: all,
         all_slots6: all,
         ..bytemuck::Zeroable::zeroed()

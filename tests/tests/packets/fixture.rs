@@ -27,8 +27,8 @@ pub const POD_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 /// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-/// In a /28 of that CIDR with a next hop of its own.
-pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 241);
+/// On a peer node whose pod CIDR is shorter than most, a /28: it has no slot. Its next hop is of a kind from the future.
+pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 241);
 /// Behind a next hop of a kind from the future.
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
@@ -141,7 +141,7 @@ impl Case {
 pub enum Tables {
     /// In the hashes; the slots are empty.
     Hashes,
-    /// In the slots; the hashes are empty.
+    /// In the slots; the hashes have nothing but what has no slot.
     Slots,
 }
 
@@ -211,21 +211,23 @@ impl Fixture {
 
         let (mut all_slots4, mut all_slots6) = (0, 0);
         if tables == Tables::Slots {
-            let (pods4, routes4) = (drain(pods4), drain(routes4));
+            let (pods4, routes4) =
+                (drain(&mut pods4, |_| true), drain(&mut routes4, |key| key.prefix_len == 24));
             fill(&mut ebpf, "pod_slots4", pods4, |address, pod| {
                 (pod_slot(address), PodSlot { address, pod })
             });
             fill(&mut ebpf, "route_slots4", routes4, |key, route| {
                 (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
             });
-            let (pods6, routes6) = (drain(pods6), drain(routes6));
+            let (pods6, routes6) = (drain(&mut pods6, |_| true), drain(&mut routes6, |_| true));
             fill(&mut ebpf, "pod_slots6", pods6, |address, pod| {
                 (pod_slot(address), PodSlot { address, pod })
             });
             fill(&mut ebpf, "route_slots6", routes6, |key, route| {
                 (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
             });
-            (all_slots4, all_slots6) = (ALL_PODS | ALL_ROUTES, ALL_PODS | ALL_ROUTES);
+            // The hash still has the /28.
+            (all_slots4, all_slots6) = (ALL_PODS, ALL_PODS | ALL_ROUTES);
         }
 
         let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
@@ -241,8 +243,10 @@ impl Fixture {
         let now = Settings {
             prefix_lens4: [28, 24, 0, 0],
             prefix_lens6: [64, 0, 0, 0],
-            slot_lens4: [28, 24, 0, 0],
-            slot_lens6: [64, 0, 0, 0],
+            slot_prefix_len4: 24,
+            slot_bits4: 24,
+            slot_prefix_len6: 64,
+            slot_bits6: 64,
             all_slots4,
             all_slots6,
             node4: Ip4::from(NODE),
@@ -494,9 +498,13 @@ fn interface(name: &str, mac: [u8; 6]) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
 }
 
-/// Takes everything out of a hash.
-fn drain<K: aya::Pod, V: aya::Pod>(mut hash: HashMap<MapData, K, V>) -> Vec<(K, V)> {
+/// Takes entries out of a hash.
+fn drain<K: aya::Pod, V: aya::Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    which: impl Fn(&K) -> bool,
+) -> Vec<(K, V)> {
     let entries = hash.iter().collect::<Result<Vec<_>, MapError>>().unwrap();
+    let entries: Vec<_> = entries.into_iter().filter(|(key, _)| which(key)).collect();
     for (key, _) in &entries {
         hash.remove(key).unwrap();
     }
