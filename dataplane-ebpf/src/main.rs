@@ -17,7 +17,7 @@ use dataplane_ebpf::{
     lookup::Lookup,
     overlay,
     redirect::{self, address_to_pod, to_peer, to_tunnel},
-    redirect_errors, symmetry, xdp as wire,
+    redirect_errors, symmetry, unwrap, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
@@ -33,7 +33,15 @@ fn from_pod(ctx: TcContext) -> i32 {
 /// tc ingress of each uplink.
 #[classifier]
 fn from_wire(ctx: TcContext) -> i32 {
-    finish(&ctx, Hook::FromWire, for_host(&ctx).and_then(|ip| receive(&ctx, ip)))
+    let outcome = for_host(&ctx).and_then(|ip| match receive(&ctx, ip) {
+        Err(Exit::Pass(PassReason::NotPod)) => match ip {
+            Ip::V4 => unwrap::receive::<Ipv4Header>(&ctx),
+            Ip::V6 => unwrap::receive::<Ipv6Header>(&ctx),
+        }
+        .map(Forward::ToPod),
+        outcome => outcome,
+    });
+    finish(&ctx, Hook::FromWire, outcome)
 }
 
 /// tc ingress of the overlay device.
@@ -80,6 +88,7 @@ fn redirect_refused(ctx: BtfTracePointContext) {
     redirect_errors::refused(&ctx);
 }
 
+#[derive(Clone, Copy)]
 enum Ip {
     V4,
     V6,
@@ -157,7 +166,7 @@ fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) 
     let (verdict, action) = match outcome {
         Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
         Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),
-        Ok(Forward::ToTunnel(route)) => match to_tunnel(ctx, route) {
+        Ok(Forward::ToTunnel { route, tunnel, congestion }) => match to_tunnel(ctx, route, tunnel, congestion) {
             Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
             // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
             None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),

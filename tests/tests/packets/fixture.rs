@@ -200,9 +200,9 @@ impl Fixture {
         routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
 
         let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
-        nodes4.insert(Ip4::from(PEER), NodeEntry { id: 1 }, 0).unwrap();
+        nodes4.insert(Ip4::from(PEER), NodeEntry { tunnel: 0 }, 0).unwrap();
         let mut nodes6: HashMap<_, Ip6, NodeEntry> = map(&mut ebpf, "nodes6");
-        nodes6.insert(Ip6::from(PEER6), NodeEntry { id: 1 }, 0).unwrap();
+        nodes6.insert(Ip6::from(PEER6), NodeEntry { tunnel: 0 }, 0).unwrap();
 
         let mut ports: DevMapHash<_> = map(&mut ebpf, "wire_ports");
         ports.insert(pod_a, pod_a, None, 0).unwrap();
@@ -389,7 +389,7 @@ impl Fixture {
 fn route4(kind: u16, ifindex: u32, mtu: u32, address: Ipv4Addr) -> RouteEntry {
     let mut next_hop = [0; 16];
     next_hop[..4].copy_from_slice(&address.octets());
-    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], reserved: [0; 2] }
+    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], tunnel: 0 }
 }
 
 /// The UDP flow from port 40000 to port 5201 that the tables' packets belong to.
