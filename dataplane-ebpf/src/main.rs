@@ -23,16 +23,19 @@ use dataplane_ebpf::{
 /// tc ingress of each pod's host-side interface.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = for_host(&ctx).and_then(|ip| match ip {
         Ip::V4 => from_pod::forward::<Ipv4Header>(&ctx),
         Ip::V6 => from_pod::forward::<Ipv6Header>(&ctx),
     });
-    finish(&ctx, Hook::FromPod, outcome)
+    finish(&ctx, Hook::FromPod, length, outcome)
 }
 
 /// tc ingress of each uplink.
 #[classifier]
 fn from_wire(ctx: TcContext) -> i32 {
+    // As it has arrived: the overlay's headers count.
+    let length = ctx.len();
     let outcome = for_host(&ctx).and_then(|ip| match receive(&ctx, ip) {
         Err(Exit::Pass(PassReason::NotPod)) => match ip {
             Ip::V4 => unwrap::receive::<Ipv4Header>(&ctx),
@@ -41,14 +44,15 @@ fn from_wire(ctx: TcContext) -> i32 {
         .map(Forward::ToPod),
         outcome => outcome,
     });
-    finish(&ctx, Hook::FromWire, outcome)
+    finish(&ctx, Hook::FromWire, length, outcome)
 }
 
 /// tc ingress of the overlay device.
 #[classifier]
 fn from_overlay(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = overlay::check_origin(&ctx).and_then(|()| for_host(&ctx)).and_then(|ip| receive(&ctx, ip));
-    finish(&ctx, Hook::FromOverlay, outcome)
+    finish(&ctx, Hook::FromOverlay, length, outcome)
 }
 
 /// tc egress of each pod's host-side interface.
@@ -161,8 +165,7 @@ fn leave(ctx: &TcContext, hook: Hook) -> i32 {
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'
 /// programs, and then the kernel, have the packet.
 #[inline(always)]
-fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) -> i32 {
-    let length = ctx.len();
+fn finish(ctx: &TcContext, hook: Hook, length: u32, outcome: Result<Forward<'static>, Exit>) -> i32 {
     let (verdict, action) = match outcome {
         Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
         Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),

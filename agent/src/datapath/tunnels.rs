@@ -13,7 +13,7 @@ use dataplane_common::{NextHopKind, TunnelEntry};
 
 /// What a router said of its link's MTU is forgotten after so long: the path may have changed (RFC 1191, 6.3; the
 /// kernel's `net.ipv4.route.mtu_expires`).
-const PATH_MTU_AGE: Duration = Duration::from_mins(10);
+const PATH_MTU_AGE: Duration = Duration::from_secs(600);
 
 /// The way of the overlay's packets to a peer node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
