@@ -169,11 +169,13 @@ fn finish(ctx: &TcContext, hook: Hook, length: u32, outcome: Result<Forward<'sta
     let (verdict, action) = match outcome {
         Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
         Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),
-        Ok(Forward::ToTunnel { route, tunnel, congestion }) => match to_tunnel(ctx, route, tunnel, congestion) {
-            Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
-            // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
-            None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
-        },
+        Ok(Forward::ToTunnel { route, tunnel, congestion }) => {
+            match to_tunnel(ctx, route, tunnel, congestion) {
+                Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
+                // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
+                None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
+            }
+        }
         Err(Exit::Pass(reason)) => {
             if reason.is_pod_to_pod() {
                 // SAFETY: a field of the program's context.

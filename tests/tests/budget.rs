@@ -89,8 +89,7 @@ fn info(ebpf: &mut Ebpf, hook: Hook) -> ProgramInfo {
 /// Maps that grow are measured full.
 fn fill(ebpf: &mut Ebpf) {
     let pod = PodEntry { ifindex: 1, mac: [2; 6], host_mac: [2; 6] };
-    let route =
-        RouteEntry { ifindex: 1, mtu: 1500, kind: 1, next_hop: [1; 16], mac: [0; 6], tunnel: 0 };
+    let route = RouteEntry { ifindex: 1, mtu: 1500, kind: 1, next_hop: [1; 16], mac: [0; 6], tunnel: 0 };
     let v4 = |number: u32| Ip4 { addr: number.to_be_bytes() };
     let v6 = |number: u32| {
         let mut addr = [0xfd; 16];

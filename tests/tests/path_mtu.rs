@@ -158,10 +158,7 @@ fn too_big(fixture: &Fixture, topology: Topology, stack: Stack, family: Family) 
             ensure!(refusal.is_none(), "larger than the path, without programs: {refusal:?}");
         } else {
             let told = udp::refusal_in_time(&path, target, size)?;
-            ensure!(
-                told.error == Errno::EMSGSIZE && told.info == path_mtu,
-                "larger than the path: {told:?}"
-            );
+            ensure!(told.error == Errno::EMSGSIZE && told.info == path_mtu, "larger than the path: {told:?}");
             while udp::arrived(&sink) {}
         }
     }

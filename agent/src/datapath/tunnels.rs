@@ -101,3 +101,17 @@ pub(super) fn bytes(address: IpAddr) -> [u8; 16] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_routers_have_said_is_forgotten_after_ten_minutes() {
+        let learned = 1_000_000_000;
+        let told = TunnelEntry { path_mtu: 1350, learned, ..TunnelEntry::default() };
+        let at = |seconds: u64| current(&told, Duration::from_nanos(learned) + Duration::from_secs(seconds));
+        assert_eq!([at(0), at(599), at(600)], [Some(1350), Some(1350), None]);
+        assert_eq!(current(&TunnelEntry { path_mtu: 0, ..told }, Duration::ZERO), None);
+    }
+}

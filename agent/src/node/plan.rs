@@ -220,8 +220,7 @@ mod tests {
         plan.add(here, &PeerPaths { node: &peer, paths });
 
         let mac = [0x02, 0x50, 192, 168, 2, 12];
-        let underlay =
-            Underlay { ifindex: 2, source: ip("192.168.1.11"), next_hop: ip("192.168.1.1") };
+        let underlay = Underlay { ifindex: 2, source: ip("192.168.1.11"), next_hop: ip("192.168.1.1") };
         let next_hop = PeerNextHop::Tunnel { node: ip("192.168.2.12"), mac, underlay: Some(underlay) };
         let fast = PeerRoute { ifindex: 3, mtu: 1340, next_hop };
         assert_eq!(plan.fast.into_values().collect::<Vec<_>>(), [fast, fast]);
@@ -255,8 +254,7 @@ mod tests {
         };
         let paths = vec![(peer.pod_cidrs[0], Ok(Path::Tunnel(hop)))];
         let mut plan = Plan::default();
-        let here =
-            Here { node: &own, overlay: None, vni: 1, wraps: true, path_mtus: &BTreeMap::new() };
+        let here = Here { node: &own, overlay: None, vni: 1, wraps: true, path_mtus: &BTreeMap::new() };
         plan.add(here, &PeerPaths { node: &peer, paths });
         assert_eq!((plan.peers[0].state, plan.slow.len(), plan.fast.len()), (PeerState::Unreachable, 0, 0));
     }

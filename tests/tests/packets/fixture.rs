@@ -130,7 +130,18 @@ impl Case {
         verdict: Verdict,
         expected: Vec<u8>,
     ) -> Self {
-        Self { name, hook, from, packet, gso_size: None, flows: false, mark: 0, verdict, expected, any_port_at: None }
+        Self {
+            name,
+            hook,
+            from,
+            packet,
+            gso_size: None,
+            flows: false,
+            mark: 0,
+            verdict,
+            expected,
+            any_port_at: None,
+        }
     }
 
     /// `skb->mark` afterwards: what the programs at ingress tell those at egress.

@@ -70,13 +70,22 @@ pub fn wire_cases() -> Vec<Case> {
     for case in &mut cases {
         case.hook = Hook::FromWire;
         if mixed.contains(&case.name) && !unwraps_mixed() {
-            println!("skipped: {}: the kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (6.3 brought it)", case.name);
+            println!(
+                "skipped: {}: the kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (6.3 brought it)",
+                case.name
+            );
             left(case);
         }
     }
     let whole = outer(PEER, NODE, PORT, &vxlan(VNI, &inner().bytes()));
-    let mut put_together =
-        Case::new("segments that GRO has put together", Hook::FromWire, From::Wire, whole, Verdict::Pass(PassReason::Overlay), Vec::new());
+    let mut put_together = Case::new(
+        "segments that GRO has put together",
+        Hook::FromWire,
+        From::Wire,
+        whole,
+        Verdict::Pass(PassReason::Overlay),
+        Vec::new(),
+    );
     put_together.gso_size = Some(30);
     left(&mut put_together);
     cases.push(put_together);

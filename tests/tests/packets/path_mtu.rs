@@ -87,7 +87,10 @@ pub fn cases() -> Vec<Case> {
         other("cut short", about(&quoted[..22])),
         other("the node is unreachable", message(NODE.into(), 3, 1, 0, &quoted)),
         other("time exceeded", message(NODE.into(), 11, 0, 0, &quoted)),
-        other("a parameter problem, IPv6", message(NODE6.into(), 4, 0, 0, &outer(NODE6.into(), PEER6.into(), PORT))),
+        other(
+            "a parameter problem, IPv6",
+            message(NODE6.into(), 4, 0, 0, &outer(NODE6.into(), PEER6.into(), PORT)),
+        ),
         other("about another port", about(&outer(NODE.into(), PEER.into(), 53))),
         other("about another protocol", about(&tcp)),
         other("about a packet with options", about(&options)),

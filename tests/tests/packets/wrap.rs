@@ -43,8 +43,7 @@ fn wrapped(inner: &[u8], v6: bool, congestion: u8) -> Vec<u8> {
         };
         frame.extend(header.to_bytes());
     } else {
-        let mut header =
-            Ipv4Header::new(udp_len, 64, IpNumber::UDP, NODE.octets(), PEER.octets()).unwrap();
+        let mut header = Ipv4Header::new(udp_len, 64, IpNumber::UDP, NODE.octets(), PEER.octets()).unwrap();
         header.dont_fragment = true;
         header.ecn = etherparse::IpEcn::try_new(congestion).unwrap();
         header.header_checksum = header.calc_header_checksum();
