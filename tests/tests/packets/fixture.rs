@@ -28,7 +28,7 @@ pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 /// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
 /// On a peer node whose pod CIDR is shorter than most, a /28: it has no slot. Its next hop is of a kind from the future.
-pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 241);
+pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 241);
 /// Behind a next hop of a kind from the future.
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
@@ -283,7 +283,7 @@ impl Fixture {
                 (pod_slot(address), PodSlot { address, pod })
             });
             fill(&mut ebpf, "route_slots6", routes6, |key, route| {
-                (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
+                (route_slot(key.prefix, 48), RouteSlot { key, route })
             });
             // The hash still has the /28.
             (all_slots4, all_slots6) = (ALL_PODS, ALL_PODS | ALL_ROUTES);
@@ -305,7 +305,7 @@ impl Fixture {
             slot_prefix_len4: 24,
             slot_bits4: 24,
             slot_prefix_len6: 64,
-            slot_bits6: 64,
+            slot_bits6: 48,
             all_slots4,
             all_slots6,
             node4: Ip4::from(NODE),
