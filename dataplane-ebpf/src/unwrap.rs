@@ -11,10 +11,9 @@ use crate::{
     Exit,
     context::Packet as _,
     family::{Ipv4Header, Ipv6Header, ether_type},
-    from_wire::find_pod,
+    from_wire::{find_pod, hand_over},
     outer::{OuterHeader, room},
     path_mtu,
-    redirect::address_to_pod,
     vxlan::{Arrival, Outer, arrival},
 };
 
@@ -62,11 +61,9 @@ fn unwrap<F: OuterHeader, G: OuterHeader>(ctx: &TcContext) -> Result<&'static Po
         bpf_csum_level(ctx.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC));
     }
     // The outer Ethernet header is left, and the inner one gone.
-    let frame = ctx.frame::<G>(0).ok_or(DropReason::RedirectFailed)?;
+    let mut frame = ctx.frame::<G>(0).ok_or(DropReason::RedirectFailed)?;
+    hand_over(&mut frame, pod);
     // SAFETY: the frame is within the packet's bounds.
-    unsafe {
-        address_to_pod(frame.ethernet(), pod);
-        (*frame.ethernet()).ether_type = G::ETHER_TYPE;
-    }
+    unsafe { (*frame.ethernet()).ether_type = G::ETHER_TYPE };
     Ok(pod)
 }

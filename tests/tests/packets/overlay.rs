@@ -51,7 +51,8 @@ fn outer6(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
 }
 
 fn at_pod_b(inner: &Packet) -> Vec<u8> {
-    Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..inner.clone() }.bytes()
+    let ttl = inner.ttl - 1;
+    Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ttl, ..inner.clone() }.bytes()
 }
 
 /// Whether this kernel lets a tc program take an outer header off that is of another family than the packet inside.
@@ -173,6 +174,7 @@ pub fn xdp_cases() -> Vec<Case> {
             Verdict::Drop(DropReason::ForeignSource),
             spoofed_frame,
         ),
+        pass("TTL about to expire, inside", whole(&Packet { ttl: 1, ..inner() }), PassReason::HopLimit),
         Case {
             flows: true,
             ..pass("a flow that the stack has touched, inside", whole(&inner()), PassReason::StackFlow)
