@@ -19,8 +19,8 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to twice as many as later ones.
 const PROGRAMS: [(Hook, u32, u32); 6] = [
-    (Hook::FromPod, 2000, 13000),
-    (Hook::FromWire, 2600, 9000),
+    (Hook::FromPod, 2400, 13000),
+    (Hook::FromWire, 4900, 20500),
     (Hook::FromOverlay, 2650, 9600),
     (Hook::XdpFromWire, 4300, 33500),
     (Hook::ToPod, 1650, 6500),
