@@ -15,6 +15,7 @@ use dataplane_ebpf::{
     from_pod, from_wire,
     log::log_drop,
     lookup::Lookup,
+    outer::OuterHeader,
     overlay,
     redirect::{self, to_peer, to_tunnel},
     redirect_errors, symmetry, unwrap, xdp as wire,
@@ -36,13 +37,9 @@ fn from_pod(ctx: TcContext) -> i32 {
 fn from_wire(ctx: TcContext) -> i32 {
     // As it has arrived: the overlay's headers count.
     let length = ctx.len();
-    let outcome = for_host(&ctx).and_then(|ip| match receive(&ctx, ip) {
-        Err(Exit::Pass(PassReason::NotPod)) => match ip {
-            Ip::V4 => unwrap::receive::<Ipv4Header>(&ctx),
-            Ip::V6 => unwrap::receive::<Ipv6Header>(&ctx),
-        }
-        .map(Forward::ToPod),
-        outcome => outcome,
+    let outcome = for_host(&ctx).and_then(|ip| match ip {
+        Ip::V4 => receive_wrapped::<Ipv4Header>(&ctx),
+        Ip::V6 => receive_wrapped::<Ipv6Header>(&ctx),
     });
     finish(&ctx, Hook::FromWire, length, outcome)
 }
@@ -92,7 +89,6 @@ fn redirect_refused(ctx: BtfTracePointContext) {
     redirect_errors::refused(&ctx);
 }
 
-#[derive(Clone, Copy)]
 enum Ip {
     V4,
     V6,
@@ -129,6 +125,14 @@ fn receive(ctx: &TcContext, ip: Ip) -> Result<Forward<'static>, Exit> {
     match ip {
         Ip::V4 => receive_family::<Ipv4Header>(ctx),
         Ip::V6 => receive_family::<Ipv6Header>(ctx),
+    }
+}
+
+#[inline(always)]
+fn receive_wrapped<F: OuterHeader>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
+    match unwrap::receive::<F>(ctx)? {
+        Some(pod) => Ok(Forward::ToPod(pod)),
+        None => receive_family::<F>(ctx),
     }
 }
 

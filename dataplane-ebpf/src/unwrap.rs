@@ -17,19 +17,18 @@ use crate::{
     vxlan::{Arrival, Outer, arrival},
 };
 
-/// For a packet that is not to a pod: finds the pod that a frame of our overlay inside is for, and takes the outer
-/// headers off.
+/// Finds the pod that a frame of our overlay is for, and takes the outer headers off. `None` for packets that have none.
 ///
 /// # Errors
 /// The reason why the packet is passed or dropped; it is unchanged then.
 #[inline(always)]
-pub fn receive<F: OuterHeader>(ctx: &TcContext) -> Result<&'static PodEntry, Exit> {
+pub fn receive<F: OuterHeader>(ctx: &TcContext) -> Result<Option<&'static PodEntry>, Exit> {
     let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let ip = F::of(&frame, ctx.len())?;
     if path_mtu::notice(ctx, ip) {
         return Err(PassReason::PathMtu.into());
     }
-    let arrival = arrival(ctx, ip).ok_or(PassReason::NotPod)?;
+    let Some(arrival) = arrival(ctx, ip) else { return Ok(None) };
     // SAFETY: a field of the program's context.
     let gso_size = unsafe { (*ctx.skb.skb).gso_size };
     // Where GRO has put segments of a tunnel together, no helper takes the tunnel off the packet's description.
@@ -43,6 +42,7 @@ pub fn receive<F: OuterHeader>(ctx: &TcContext) -> Result<&'static PodEntry, Exi
         ether_type::IPV6 => unwrap::<F, Ipv6Header>(ctx),
         _ => Err(PassReason::NotIp.into()),
     }
+    .map(Some)
 }
 
 /// The same for the frame inside, whose packet is of family `G`.
