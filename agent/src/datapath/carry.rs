@@ -49,6 +49,9 @@ pub(super) fn share(own: &Path, former: &[PathBuf], options: &Options) -> anyhow
             apart |= !same && name != COUNTERS;
         }
     }
+    if former.iter().any(|dir| dir.join("tunnels").exists()) {
+        tracing::info!("what routers have said of path MTUs under the overlay is learned anew");
+    }
     Ok(apart)
 }
 

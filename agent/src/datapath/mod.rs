@@ -6,6 +6,7 @@
 mod attach;
 mod bpffs;
 mod carry;
+mod family;
 mod features;
 mod handover;
 mod kernel_types;
@@ -14,7 +15,9 @@ mod pins;
 mod redirect_errors;
 mod remove;
 mod shape;
+mod slots;
 mod sys;
+mod tunnels;
 mod xdp;
 
 use std::{
@@ -22,6 +25,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -29,16 +33,17 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
-use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
+use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
 pub use features::Features;
 pub use handover::Contents;
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
+pub use tunnels::Underlay;
 
 use handover::{Handover, Scene};
-use maps::{Maps, Written};
+use maps::{Maps, Snapshot};
 use pins::Pins;
 pub use remove::remove;
 pub use xdp::XdpMode;
@@ -51,6 +56,9 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 /// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
 /// carry them.
 pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
+
+/// The most tunnels that routes can refer to, and the element for none.
+const TUNNELS: u32 = 1 << 16;
 
 /// How to open the datapath.
 #[derive(Clone, Debug)]
@@ -109,8 +117,17 @@ struct State {
     pins: Pins,
     /// Until our programs have taken the places of another layout's.
     handover: Option<Handover>,
-    /// What the node's maps should still hold.
-    written: Written,
+    /// What the node's maps were last told to hold.
+    wanted: Wanted,
+    /// What they held then; none while that is about to change.
+    snapshot: Option<Snapshot>,
+}
+
+/// What [`Datapath`] was last told.
+#[derive(Debug, Default)]
+struct Wanted {
+    routes: Option<BTreeMap<IpNetwork, PeerRoute>>,
+    nodes: Option<BTreeSet<IpAddr>>,
 }
 
 impl Datapath {
@@ -150,8 +167,14 @@ impl Datapath {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
         let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
-        let state =
-            State { ebpf, maps, pins: Pins { own: links, former }, handover, written: Written::default() };
+        let state = State {
+            ebpf,
+            maps,
+            pins: Pins { own: links, former },
+            handover,
+            wanted: Wanted::default(),
+            snapshot: None,
+        };
         Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
     }
 
@@ -228,9 +251,12 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut state = self.state();
-        state.maps.set_nodes(nodes)?;
-        state.written.nodes = Some(nodes.clone());
+        let State { maps, wanted, snapshot, .. } = &mut *self.state();
+        maps.set_nodes(nodes)?;
+        if wanted.nodes.as_ref() != Some(nodes) {
+            wanted.nodes = Some(nodes.clone());
+            *snapshot = None;
+        }
         Ok(())
     }
 
@@ -239,10 +265,7 @@ impl Datapath {
     /// # Errors
     /// Where the map cannot be read or written.
     pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
-        let mut state = self.state();
-        state.maps.set_own_addresses(own)?;
-        state.written.settings = Some(state.maps.settings()?);
-        Ok(())
+        self.state().changing_settings(|maps| maps.set_own_addresses(own))
     }
 
     /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
@@ -251,14 +274,12 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
-        let now =
-            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
         let mut state = self.state();
         if state.handover.is_some() {
             // The gate may be open for flows that are elsewhere.
             return Ok(0);
         }
-        state.maps.sweep_flows(now.into(), ages)
+        state.maps.sweep_flows(now()?, ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -339,21 +360,50 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
-        let mut state = self.state();
-        let problems = state.maps.set_routes(routes)?;
-        state.written.routes = Some(routes.clone());
-        state.written.settings = Some(state.maps.settings()?);
+        let State { maps, wanted, snapshot, .. } = &mut *self.state();
+        let problems = maps.set_routes(routes, now()?)?;
+        if snapshot.is_none() || wanted.routes.as_ref() != Some(routes) {
+            wanted.routes = Some(routes.clone());
+            *snapshot = Some(maps.snapshot()?);
+        }
         Ok(problems)
     }
 
-    /// What of routes, nodes and settings is not in the maps as it was last written: a sentence each. Writing them again
-    /// mends it.
+    /// What of routes, nodes, settings and slots is not in the maps as it was last written: a sentence each. The slots are
+    /// mended here, the others by writing them again.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn damage(&self) -> anyhow::Result<Vec<String>> {
+        let State { maps, snapshot, .. } = &mut *self.state();
+        let mut damage = match snapshot {
+            Some(snapshot) => maps.damage(snapshot)?,
+            None => Vec::new(),
+        };
+        damage.extend(maps.mend_slots()?);
+        if !damage.is_empty() {
+            // Tunnels may get other numbers when it is written again.
+            *snapshot = None;
+        }
+        Ok(damage)
+    }
+
+    /// The largest inner packets that routers have let through to peers in the last ten minutes, for the peers that
+    /// they have complained of.
     ///
     /// # Errors
     /// Where a map cannot be read.
-    pub fn damage(&self) -> anyhow::Result<Vec<String>> {
-        let state = self.state();
-        state.maps.damage(&state.written)
+    pub fn path_mtus(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        self.state().maps.path_mtus(now()?)
+    }
+
+    /// How often routers have said that the overlay's packets are too big.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn path_mtu_errors(&self) -> anyhow::Result<u64> {
+        let verdict = Verdict::Pass(PassReason::PathMtu);
+        Ok(self.state().maps.counter(Hook::FromWire, verdict)?.packets)
     }
 
     /// The counters, summed over the CPUs.
@@ -378,6 +428,21 @@ impl Datapath {
     }
 }
 
+impl State {
+    /// Does what may change the settings, which are then as they should be, unless they were not before.
+    fn changing_settings(
+        &mut self,
+        change: impl FnOnce(&mut Maps) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let before = self.maps.settings()?;
+        change(&mut self.maps)?;
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.settings == before) {
+            snapshot.settings = self.maps.settings()?;
+        }
+        Ok(())
+    }
+}
+
 impl FastPath for Datapath {
     fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
         // Egress first: no packet may be forwarded past flows that nobody has noted.
@@ -395,11 +460,11 @@ impl FastPath for Datapath {
     }
 
     fn set_pod(&self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        self.state().maps.set_pod(address, pod)
+        self.state().changing_settings(|maps| maps.set_pod(address, pod))
     }
 
     fn remove_pod(&self, address: IpAddr) -> anyhow::Result<()> {
-        self.state().maps.remove_pod(address)
+        self.state().changing_settings(|maps| maps.remove_pod(address))
     }
 
     fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>> {
@@ -473,6 +538,12 @@ fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The clock that the programs read.
+fn now() -> anyhow::Result<Duration> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+    Ok(now.into())
+}
+
 /// Where this layout's maps and links are pinned.
 fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
@@ -498,6 +569,7 @@ fn load(
         .map_max_entries("pods6", pods)
         .map_max_entries("routes4", routes)
         .map_max_entries("routes6", routes)
+        .map_max_entries("tunnels", routes.saturating_add(1).min(TUNNELS))
         .map_max_entries("nodes4", routes)
         .map_max_entries("nodes6", routes)
         .map_max_entries("stack_flows4", flows)

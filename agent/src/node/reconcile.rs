@@ -72,7 +72,8 @@ impl NodeTask {
         sysctl::enable_forwarding(has_ipv4, has_ipv6, names(), ledger)?;
 
         self.give_addresses(node, &links, &addresses, &uplinks, ledger).await?;
-        let damaged = self.datapath.damage()?;
+        let look = std::mem::take(&mut self.memory.look_at_maps);
+        let damaged = if look { self.datapath.damage()? } else { Vec::new() };
         self.datapath.set_nodes(&cluster.peers(&name).flat_map(|peer| peer.addresses.clone()).collect())?;
         self.datapath.set_own_addresses(&own_addresses(node, &uplinks))?;
         let mut found = Vec::new();
@@ -94,7 +95,14 @@ impl NodeTask {
             None => None,
         };
         self.memory.overlay = overlay.as_ref().map(|overlay| overlay.index);
-        let here = Here { node, overlay: overlay.as_ref(), vni: self.config.vni };
+        let path_mtus = self.path_mtus(overlay.is_some())?;
+        let here = Here {
+            node,
+            overlay: overlay.as_ref(),
+            vni: self.config.vni,
+            wraps: self.datapath.features().tunnel_wrap,
+            path_mtus: &path_mtus,
+        };
         for peer in &found {
             plan.add(here, peer);
         }
@@ -141,6 +149,13 @@ impl NodeTask {
         let rules = self.config.masquerade.then(|| Masquerade::new(node, cluster, names()));
         status.warnings.extend(self.masquerade(rules, ledger).await);
         Ok(())
+    }
+
+    /// What routers have told the programs of the paths to the peers' ends of the overlay.
+    fn path_mtus(&mut self, overlay: bool) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        // Counted first: what is told meanwhile makes another pass.
+        self.memory.path_mtu_errors = overlay.then(|| self.datapath.path_mtu_errors()).transpose()?;
+        if overlay { self.datapath.path_mtus() } else { Ok(BTreeMap::new()) }
     }
 
     /// The overlay device, if one is needed. One that is there stays while a peer is out of reach: that may be for a
@@ -260,7 +275,9 @@ impl NodeTask {
                 problems.push(format!("{error:#}"));
                 continue;
             }
-            ledger.keep(format_args!("the kernel's route {route}"), found, "entered again");
+            // One whose MTU has changed, as routers on the way have said, is another one.
+            let mtu = route.mtu.map_or_else(String::new, |mtu| format!(" with MTU {mtu}"));
+            ledger.keep(format_args!("the kernel's route {route}{mtu}"), found, "entered again");
         }
         for route in present.iter().filter(|route| of_the_node(route)) {
             if !wanted.contains_key(&place(route)) {

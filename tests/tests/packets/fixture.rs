@@ -9,13 +9,14 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
     programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, tc},
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PassReason,
-    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind,
+    NodeEntry, PassReason, PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
+    Verdict, counter_index, pod_slot, route_slot,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -26,13 +27,27 @@ pub const POD_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 /// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-/// In a /28 of that CIDR with a next hop of its own.
-pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 241);
+/// On a peer node whose pod CIDR is shorter than most, a /28: it has no slot. Its next hop is of a kind from the future.
+pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 241);
 /// Behind a next hop of a kind from the future.
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
 /// A pod on a node behind the overlay, whose pod CIDR is 10.244.4.0/24.
 pub const TUNNELLED: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 9);
+/// Pods on nodes that packets are wrapped for by the program: by IPv4, and by IPv6, of both families.
+pub const WRAPPED: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 9);
+pub const WRAPPED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 5, 0, 0, 0, 0, 9);
+pub const WRAPPED_BY6: Ipv4Addr = Ipv4Addr::new(10, 244, 6, 9);
+pub const WRAPPED_BY6_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 6, 0, 0, 0, 0, 9);
+/// Behind a tunnel that is not there.
+pub const UNUSED_TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 8, 9);
+/// Places in the map of tunnels.
+pub const TUNNEL4: u16 = 1;
+pub const TUNNEL6: u16 = 2;
+const NO_TUNNEL: u16 = 3;
+/// The router in front of the peer.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// This node, and the peer at the other end of the overlay.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
 pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
@@ -103,6 +118,8 @@ pub struct Case {
     pub verdict: Verdict,
     /// The packet as it comes out.
     pub expected: Vec<u8>,
+    /// Where a port stands in it that only has to be one of a range: the kernel's hashes start anew at every boot.
+    pub any_port_at: Option<usize>,
 }
 
 impl Case {
@@ -114,7 +131,18 @@ impl Case {
         verdict: Verdict,
         expected: Vec<u8>,
     ) -> Self {
-        Self { name, hook, from, packet, gso_size: None, flows: false, mark: 0, verdict, expected }
+        Self {
+            name,
+            hook,
+            from,
+            packet,
+            gso_size: None,
+            flows: false,
+            mark: 0,
+            verdict,
+            expected,
+            any_port_at: None,
+        }
     }
 
     /// `skb->mark` afterwards: what the programs at ingress tell those at egress.
@@ -135,6 +163,15 @@ impl Case {
     }
 }
 
+/// Where the programs find pods and routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// In the hashes; the slots are empty.
+    Hashes,
+    /// In the slots; the hashes have nothing but what has no slot.
+    Slots,
+}
+
 /// With flows through the stack switched on, those are the UDP flows from port 40000 to port 5201 of pod A to pod B, of
 /// pod A to the remote pod, and of the remote pod to pod B, in both families.
 pub struct Fixture {
@@ -145,6 +182,7 @@ pub struct Fixture {
     flows4: HashMap<MapData, FlowKey<Ip4>, FlowEntry>,
     flows6: HashMap<MapData, FlowKey<Ip6>, FlowEntry>,
     counters: PerCpuArray<MapData, Counter>,
+    tunnels: Array<MapData, TunnelEntry>,
     pod_a: u32,
     uplink: u32,
     overlay: u32,
@@ -154,11 +192,11 @@ pub struct Fixture {
 
 impl Fixture {
     /// Runs `work` on a fixture in a network namespace that ends with it.
-    pub fn with<T: Send + 'static>(work: impl FnOnce(&mut Self) -> T + Send + 'static) -> T {
+    pub fn with<T: Send + 'static>(tables: Tables, work: impl FnOnce(&mut Self) -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET)
                 .expect("packet tests need root, for a network namespace and BPF");
-            work(&mut Self::new())
+            work(&mut Self::new(tables))
         });
         match thread.join() {
             Ok(result) => result,
@@ -166,7 +204,7 @@ impl Fixture {
         }
     }
 
-    fn new() -> Self {
+    fn new(tables: Tables) -> Self {
         let (pod_a, pod_b) = (interface("pla", HOST_MAC_A), interface("plb", HOST_MAC_B));
         let uplink = interface("uplink", UPLINK_MAC);
         let mut ebpf = podlane::datapath::load_unpinned().unwrap();
@@ -195,16 +233,68 @@ impl Fixture {
             ..route4(NextHopKind::Tunnel4 as u16, overlay, TUNNEL_MTU, PEER)
         };
         routes4.insert(RouteKey::new(Ip4::from(TUNNELLED), 24), tunnel, 0).unwrap();
+        let wrapped = RouteEntry { tunnel: TUNNEL4, ..tunnel };
+        let wrapped_by6 = RouteEntry {
+            kind: NextHopKind::Tunnel6 as u16,
+            next_hop: PEER6.octets(),
+            tunnel: TUNNEL6,
+            ..tunnel
+        };
+        let unused = RouteEntry { tunnel: NO_TUNNEL, ..tunnel };
+        for (pod, route) in [(WRAPPED, wrapped), (WRAPPED_BY6, wrapped_by6), (UNUSED_TUNNEL, unused)] {
+            routes4.insert(RouteKey::new(Ip4::from(pod), 24), route, 0).unwrap();
+        }
+        let mut tunnels: Array<_, TunnelEntry> = map(&mut ebpf, "tunnels");
+        let direct4 = route4(NextHopKind::Direct4 as u16, uplink, 0, ROUTER);
+        let by4 = TunnelEntry {
+            ifindex: uplink,
+            kind: direct4.kind,
+            source: route4(0, 0, 0, NODE).next_hop,
+            next_hop: direct4.next_hop,
+            ..TunnelEntry::default()
+        };
+        let by6 = TunnelEntry {
+            kind: NextHopKind::Direct6 as u16,
+            source: NODE6.octets(),
+            next_hop: ROUTER6.octets(),
+            ..by4
+        };
+        tunnels.set(u32::from(TUNNEL4), by4, 0).unwrap();
+        tunnels.set(u32::from(TUNNEL6), by6, 0).unwrap();
 
         let mut routes6: HashMap<_, RouteKey<Ip6>, RouteEntry> = map(&mut ebpf, "routes6");
         let route =
             RouteEntry { next_hop: PEER6.octets(), ..route4(NextHopKind::Direct6 as u16, uplink, MTU, PEER) };
         routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
+        for (pod, route) in [(WRAPPED6, wrapped), (WRAPPED_BY6_6, wrapped_by6)] {
+            routes6.insert(RouteKey::new(Ip6::from(pod), 64), route, 0).unwrap();
+        }
+
+        let (mut all_slots4, mut all_slots6) = (0, 0);
+        if tables == Tables::Slots {
+            let (pods4, routes4) =
+                (drain(&mut pods4, |_| true), drain(&mut routes4, |key| key.prefix_len == 24));
+            fill(&mut ebpf, "pod_slots4", pods4, |address, pod| {
+                (pod_slot(address), PodSlot { address, pod })
+            });
+            fill(&mut ebpf, "route_slots4", routes4, |key, route| {
+                (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
+            });
+            let (pods6, routes6) = (drain(&mut pods6, |_| true), drain(&mut routes6, |_| true));
+            fill(&mut ebpf, "pod_slots6", pods6, |address, pod| {
+                (pod_slot(address), PodSlot { address, pod })
+            });
+            fill(&mut ebpf, "route_slots6", routes6, |key, route| {
+                (route_slot(key.prefix, 48), RouteSlot { key, route })
+            });
+            // The hash still has the /28.
+            (all_slots4, all_slots6) = (ALL_PODS, ALL_PODS | ALL_ROUTES);
+        }
 
         let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
-        nodes4.insert(Ip4::from(PEER), NodeEntry { id: 1 }, 0).unwrap();
+        nodes4.insert(Ip4::from(PEER), NodeEntry { tunnel: u32::from(TUNNEL4) }, 0).unwrap();
         let mut nodes6: HashMap<_, Ip6, NodeEntry> = map(&mut ebpf, "nodes6");
-        nodes6.insert(Ip6::from(PEER6), NodeEntry { id: 1 }, 0).unwrap();
+        nodes6.insert(Ip6::from(PEER6), NodeEntry { tunnel: u32::from(TUNNEL6) }, 0).unwrap();
 
         let mut ports: DevMapHash<_> = map(&mut ebpf, "wire_ports");
         ports.insert(pod_a, pod_a, None, 0).unwrap();
@@ -214,6 +304,12 @@ impl Fixture {
         let now = Settings {
             prefix_lens4: [28, 24, 0, 0],
             prefix_lens6: [64, 0, 0, 0],
+            slot_prefix_len4: 24,
+            slot_bits4: 24,
+            slot_prefix_len6: 64,
+            slot_bits6: 48,
+            all_slots4,
+            all_slots6,
             node4: Ip4::from(NODE),
             node6: Ip6::from(NODE6),
             uplink_macs: [UPLINK_MAC, [0; 6]],
@@ -235,13 +331,25 @@ impl Fixture {
         }
 
         let counters = map(&mut ebpf, "counters");
-        Self { ebpf, gate, flows4, flows6, counters, pod_a, uplink, overlay, mark: 0, handover: false }
+        Self {
+            ebpf,
+            gate,
+            flows4,
+            flows6,
+            counters,
+            tunnels,
+            pod_a,
+            uplink,
+            overlay,
+            mark: 0,
+            handover: false,
+        }
     }
 
     /// Runs a case's packet through its program and compares.
     pub fn check(&mut self, case: &Case) -> Result<(), String> {
         let before = self.counter(case.hook, case.verdict);
-        let (action, output) =
+        let (action, mut output) =
             self.run(case).map_err(|error| format!("{} bytes: {error:?}", case.packet.len()))?;
         let expected_action = match case.verdict {
             Verdict::Pass(_) if case.hook == Hook::XdpFromWire => XDP_PASS,
@@ -272,6 +380,13 @@ impl Fixture {
         }
         if case.hook != Hook::XdpFromWire && self.mark != case.expected_mark() {
             return Err(format!("mark {:#x}, not {:#x}", self.mark, case.expected_mark()));
+        }
+        if let Some(port) = case.any_port_at.and_then(|place| output.get_mut(place..place + 2)) {
+            let number = u16::from_be_bytes([port[0], port[1]]);
+            if !(32768..61000).contains(&number) {
+                return Err(format!("port {number} is not one of those to be taken"));
+            }
+            port.fill(0);
         }
         if output != case.expected {
             return Err(format!("the packet came out as\n{output:02x?}, not as\n{:02x?}", case.expected));
@@ -327,6 +442,11 @@ impl Fixture {
         }
         context.mark = case.mark;
         context
+    }
+
+    /// An element of the map of tunnels.
+    pub fn tunnel(&self, number: u16) -> TunnelEntry {
+        self.tunnels.get(&u32::from(number), 0).unwrap()
     }
 
     /// Whether the stack's flow of this key has been noted, and the gate opened.
@@ -392,7 +512,7 @@ impl Fixture {
 fn route4(kind: u16, ifindex: u32, mtu: u32, address: Ipv4Addr) -> RouteEntry {
     let mut next_hop = [0; 16];
     next_hop[..4].copy_from_slice(&address.octets());
-    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], reserved: [0; 2] }
+    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], tunnel: 0 }
 }
 
 /// The UDP flow from port 40000 to port 5201 that the tables' packets belong to.
@@ -462,4 +582,30 @@ fn interface(name: &str, mac: [u8; 6]) -> u32 {
         assert!(status.success(), "ip {}", arguments.join(" "));
     }
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// Takes entries out of a hash.
+fn drain<K: aya::Pod, V: aya::Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    which: impl Fn(&K) -> bool,
+) -> Vec<(K, V)> {
+    let entries = hash.iter().collect::<Result<Vec<_>, MapError>>().unwrap();
+    let entries: Vec<_> = entries.into_iter().filter(|(key, _)| which(key)).collect();
+    for (key, _) in &entries {
+        hash.remove(key).unwrap();
+    }
+    entries
+}
+
+fn fill<K, V, S: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    entries: Vec<(K, V)>,
+    slot: impl Fn(K, V) -> (u32, S),
+) {
+    let mut slots: Array<MapData, S> = map(ebpf, name);
+    for (key, value) in entries {
+        let (place, value) = slot(key, value);
+        slots.set(place, value, 0).unwrap();
+    }
 }

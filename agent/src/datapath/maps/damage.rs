@@ -1,59 +1,66 @@
 //! What of the node's own map entries is no longer as the agent wrote it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use dataplane_common::{Address, FlowKey, Ip4, Ip6, RouteEntry, RouteKey, Settings};
-use ipnetwork::IpNetwork;
+use dataplane_common::{Ip4, Ip6, NodeEntry, RouteEntry, RouteKey, Settings};
 
-use super::{FamilyMaps, Maps, PeerRoute, entry};
+use super::Maps;
 
-/// What was last written.
-#[derive(Debug, Default)]
-pub(in super::super) struct Written {
-    pub(in super::super) routes: Option<BTreeMap<IpNetwork, PeerRoute>>,
-    pub(in super::super) nodes: Option<BTreeSet<IpAddr>>,
-    pub(in super::super) settings: Option<Settings>,
+/// What the maps held when they had been written.
+#[derive(Debug)]
+pub(in super::super) struct Snapshot {
+    routes4: HashMap<RouteKey<Ip4>, RouteEntry>,
+    routes6: HashMap<RouteKey<Ip6>, RouteEntry>,
+    nodes4: HashMap<Ip4, NodeEntry>,
+    nodes6: HashMap<Ip6, NodeEntry>,
+    pub(in super::super) settings: Settings,
 }
 
 impl Maps {
-    /// One sentence for each thing.
-    pub(in super::super) fn damage(&self, written: &Written) -> anyhow::Result<Vec<String>> {
+    /// Remembers what the maps hold.
+    pub(in super::super) fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        Ok(Snapshot {
+            routes4: self.v4.routes_now()?,
+            routes6: self.v6.routes_now()?,
+            nodes4: self.v4.nodes_now()?,
+            nodes6: self.v6.nodes_now()?,
+            settings: self.settings()?,
+        })
+    }
+
+    /// One sentence for each difference.
+    pub(in super::super) fn damage(&self, before: &Snapshot) -> anyhow::Result<Vec<String>> {
+        fn cidr<A: Copy + Into<IpAddr>>(key: &RouteKey<A>) -> String {
+            format!("{}/{}", key.prefix.into(), key.prefix_len)
+        }
         let mut damage = Vec::new();
-        if let Some(routes) = &written.routes {
-            let (mut wanted4, mut wanted6) = (BTreeMap::new(), BTreeMap::new());
-            for (cidr, route) in routes {
-                let len = u32::from(cidr.prefix());
-                match cidr.network() {
-                    IpAddr::V4(prefix) => {
-                        wanted4.insert(*cidr, (RouteKey::new(Ip4::from(prefix), len), entry(*route)));
-                    }
-                    IpAddr::V6(prefix) => {
-                        wanted6.insert(*cidr, (RouteKey::new(Ip6::from(prefix), len), entry(*route)));
-                    }
-                }
-            }
-            self.v4.route_damage(&wanted4, &mut damage).context("reading routes4")?;
-            self.v6.route_damage(&wanted6, &mut damage).context("reading routes6")?;
-        }
-        if let Some(nodes) = &written.nodes {
-            for node in nodes {
-                let there = match node {
-                    IpAddr::V4(address) => self.v4.nodes.get(&Ip4::from(*address), 0).is_ok(),
-                    IpAddr::V6(address) => self.v6.nodes.get(&Ip6::from(*address), 0).is_ok(),
-                };
-                if !there {
-                    damage.push(format!("the entry for {node} in the node map was removed"));
-                }
-            }
-        }
-        if let Some(settings) = written.settings
-            && self.settings.get(&0, 0).context("reading settings")? != settings
-        {
+        let now = self.snapshot()?;
+        compare("route", &before.routes4, &now.routes4, cidr, &mut damage);
+        compare("route", &before.routes6, &now.routes6, cidr, &mut damage);
+        compare("node", &before.nodes4, &now.nodes4, |node| IpAddr::from(*node), &mut damage);
+        compare("node", &before.nodes6, &now.nodes6, |node| IpAddr::from(*node), &mut damage);
+        if before.settings != now.settings {
             damage.push("the map settings was changed".to_owned());
         }
         Ok(damage)
+    }
+
+    /// Makes the slots agree with the hashes again, where others have changed them: one sentence then.
+    pub(in super::super) fn mend_slots(&mut self) -> anyhow::Result<Vec<String>> {
+        let changed4 = self.v4.reread_slots().context("reading the IPv4 slots")?;
+        let changed6 = self.v6.reread_slots().context("reading the IPv6 slots")?;
+        if !changed4 && !changed6 {
+            return Ok(Vec::new());
+        }
+        self.distrust_slots()?;
+        self.v4.align_slots().context("aligning the IPv4 slots")?;
+        self.v6.align_slots().context("aligning the IPv6 slots")?;
+        self.tell()?;
+        Ok(vec!["a slot of pods or routes was changed".to_owned()])
     }
 
     /// What the programs are told now.
@@ -62,31 +69,23 @@ impl Maps {
     }
 }
 
-impl<A> FamilyMaps<A>
-where
-    A: Address + Ord + std::hash::Hash + aya::Pod,
-    RouteKey<A>: aya::Pod,
-    FlowKey<A>: aya::Pod,
-{
-    fn route_damage(
-        &self,
-        wanted: &BTreeMap<IpNetwork, (RouteKey<A>, RouteEntry)>,
-        damage: &mut Vec<String>,
-    ) -> anyhow::Result<()> {
-        let present: std::collections::HashMap<RouteKey<A>, RouteEntry> =
-            self.routes.iter().collect::<Result<_, _>>()?;
-        for (cidr, (key, entry)) in wanted {
-            match present.get(key) {
-                None => damage.push(format!("the entry for {cidr} in the route map was removed")),
-                Some(now) if now != entry => {
-                    damage.push(format!("the entry for {cidr} in the route map was changed"));
-                }
-                Some(_) => {}
+fn compare<K: Hash + Eq, V: PartialEq, N: Display>(
+    map: &str,
+    before: &HashMap<K, V>,
+    now: &HashMap<K, V>,
+    name: impl Fn(&K) -> N,
+    damage: &mut Vec<String>,
+) {
+    for (key, value) in before {
+        match now.get(key) {
+            None => damage.push(format!("the entry for {} in the {map} map was removed", name(key))),
+            Some(now) if now != value => {
+                damage.push(format!("the entry for {} in the {map} map was changed", name(key)));
             }
+            Some(_) => {}
         }
-        if present.len() > wanted.len() {
-            damage.push("the route map has entries that this agent has not made".to_owned());
-        }
-        Ok(())
+    }
+    for key in now.keys().filter(|key| !before.contains_key(*key)) {
+        damage.push(format!("an entry for {} was added to the {map} map", name(key)));
     }
 }
