@@ -189,6 +189,21 @@ where
         self.nodes.insert(peer, NodeEntry { tunnel }, 0).map_err(|error| full(error, "maxRoutes"))
     }
 
+    /// The routes as they are in the map.
+    pub(super) fn routes_now(&self) -> anyhow::Result<StdHashMap<RouteKey<A>, RouteEntry>> {
+        self.routes.iter().collect::<Result<_, _>>().context("reading the routes")
+    }
+
+    /// The nodes as they are in the map.
+    pub(super) fn nodes_now(&self) -> anyhow::Result<StdHashMap<A, NodeEntry>> {
+        self.nodes.iter().collect::<Result<_, _>>().context("reading the nodes")
+    }
+
+    /// Reads the slots again. Returns whether others have changed any.
+    pub(super) fn reread_slots(&mut self) -> Result<bool, MapError> {
+        Ok(self.pod_slots.reread()? | self.route_slots.reread()?)
+    }
+
     /// The peers that have a tunnel, and its number.
     pub(super) fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>>
     where

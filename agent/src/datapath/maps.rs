@@ -1,5 +1,7 @@
 //! The maps, typed by family and written by difference.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -20,6 +22,8 @@ use ipnetwork::IpNetwork;
 use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
 use super::tunnels::{Tunnels, Underlay, bytes};
 use crate::pods::PodEndpoint;
+
+pub(super) use damage::Snapshot;
 
 /// The maps that are pinned, under these names.
 pub(super) const NAMES: [&str; 17] = [
@@ -150,7 +154,7 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses: a full map is named with its way out.
     pub(super) fn set_pod(&mut self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        let entry = PodEntry { ifindex: pod.ifindex, mac: pod.mac, host_mac: pod.host_mac };
+        let entry = PodEntry::new(pod.ifindex, pod.mac, pod.host_mac);
         match address {
             IpAddr::V4(address) => self.v4.set_pod(address.into(), entry),
             IpAddr::V6(address) => self.v6.set_pod(address.into(), entry),
@@ -334,6 +338,11 @@ impl Maps {
             }
         }
         Ok(remaining)
+    }
+
+    /// Opens or shuts the gate of the flows through the stack.
+    pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
+        self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
     }
 
     /// The counters, summed over the CPUs.

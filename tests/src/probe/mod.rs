@@ -11,6 +11,7 @@ pub mod sctp;
 pub mod source;
 pub mod state;
 pub mod steady;
+mod steady_service;
 pub mod tcp;
 pub mod traffic;
 pub mod udp;
