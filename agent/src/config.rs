@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::{AttachSetting, XdpMode};
+use crate::{
+    cluster::SourceSetting,
+    datapath::{AttachSetting, XdpMode},
+};
 
 /// Where the config file is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/podlane/config.yaml";
@@ -29,6 +32,10 @@ pub struct Settings {
     /// This node's name in the cluster source [default: the host name]
     #[arg(long, env = "PODLANE_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+
+    /// Where the cluster's nodes come from: file, kubernetes or etcd [default: file]
+    #[arg(long, env = "PODLANE_CLUSTER_SOURCE", value_name = "SOURCE")]
+    pub cluster_source: Option<SourceSetting>,
 
     /// The file that lists the cluster's nodes [default: /etc/podlane/cluster.yaml]
     #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
@@ -144,6 +151,8 @@ pub enum LogFormat {
 pub struct Config {
     /// `nodeName`.
     pub node_name: String,
+    /// `clusterSource`.
+    pub cluster_source: SourceSetting,
     /// `clusterFile`.
     pub cluster_file: PathBuf,
     /// `uplinks`; empty means that they are found by the node's address.
@@ -202,6 +211,7 @@ impl Settings {
     fn or(self, other: Self) -> Self {
         Self {
             node_name: self.node_name.or(other.node_name),
+            cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
@@ -261,6 +271,7 @@ impl Settings {
         };
         Ok(Config {
             node_name,
+            cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
@@ -346,6 +357,10 @@ mod tests {
             ("mtu: 100", "mtu: 100 is out of range: 576 (1280 with IPv6) to 65535 bytes"),
             ("mtu: large", "mtu: invalid type: string \"large\""),
             ("maxPods: 0", "maxPods: 0 is out of range: 1 to 1000000"),
+            (
+                "clusterSource: consul",
+                "clusterSource: unknown variant `consul`, expected one of `file`, `kubernetes`, `etcd`",
+            ),
             ("vni: 0", "vni: 0 is out of range: 1 to 16777215"),
             ("vxlanPort: 0", "vxlanPort: 0 is not a port"),
             ("tunnel: maybe", "tunnel: unknown variant `maybe`, expected one of `auto`, `always`, `never`"),

@@ -17,7 +17,7 @@ use dataplane_ebpf::{
     lookup::Lookup,
     outer::OuterHeader,
     overlay,
-    redirect::{self, address_to_pod, to_peer, to_tunnel},
+    redirect::{self, to_peer, to_tunnel},
     redirect_errors, symmetry, unwrap, xdp as wire,
 };
 
@@ -138,10 +138,9 @@ fn receive_wrapped<F: OuterHeader>(ctx: &TcContext) -> Result<Forward<'static>, 
 
 #[inline(always)]
 fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let pod = from_wire::find_pod(ctx, 0, &frame)?;
-    // SAFETY: the frame is within the packet's bounds.
-    unsafe { address_to_pod(frame.ethernet(), pod) };
+    from_wire::hand_over(&mut frame, pod);
     Ok(Forward::ToPod(pod))
 }
 

@@ -11,10 +11,9 @@ use crate::{
     Exit,
     context::Packet as _,
     family::{Ipv4Header, Ipv6Header, ether_type},
-    from_wire::find_pod,
+    from_wire::{find_pod, hand_over},
     outer::{OuterHeader, room},
     path_mtu,
-    redirect::address_to_pod,
     vxlan::{Arrival, Outer, arrival},
 };
 
@@ -50,7 +49,7 @@ pub fn receive<F: OuterHeader>(ctx: &TcContext) -> Result<Option<&'static PodEnt
 #[inline(always)]
 fn unwrap<F: OuterHeader, G: OuterHeader>(ctx: &TcContext) -> Result<&'static PodEntry, Exit> {
     let frame = ctx.frame::<G>(Outer::<F>::LEN).ok_or(PassReason::Malformed)?;
-    let pod = find_pod::<G>(ctx, Outer::<F>::LEN, &frame)?;
+    let pod = find_pod::<G, _>(ctx, Outer::<F>::LEN, &frame)?;
     let other_family = if F::DECAP == G::DECAP { 0 } else { G::DECAP };
     let flags = room::NO_CSUM_RESET | other_family;
     // SAFETY: helper calls on the program's own context. The packet is as it was if the first one fails.
@@ -62,11 +61,9 @@ fn unwrap<F: OuterHeader, G: OuterHeader>(ctx: &TcContext) -> Result<&'static Po
         bpf_csum_level(ctx.skb.skb, u64::from(BPF_CSUM_LEVEL_DEC));
     }
     // The outer Ethernet header is left, and the inner one gone.
-    let frame = ctx.frame::<G>(0).ok_or(DropReason::RedirectFailed)?;
+    let mut frame = ctx.frame::<G>(0).ok_or(DropReason::RedirectFailed)?;
+    hand_over(&mut frame, pod);
     // SAFETY: the frame is within the packet's bounds.
-    unsafe {
-        address_to_pod(frame.ethernet(), pod);
-        (*frame.ethernet()).ether_type = G::ETHER_TYPE;
-    }
+    unsafe { (*frame.ethernet()).ether_type = G::ETHER_TYPE };
     Ok(pod)
 }

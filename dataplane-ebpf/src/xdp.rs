@@ -13,10 +13,9 @@ use crate::{
     context::Packet as _,
     family::{Family, Ipv4Header, Ipv6Header, ether_type},
     frame::same_mac,
-    from_wire::find_pod,
+    from_wire::{find_pod, hand_over},
     lookup::Lookup,
     maps::{settings, wire_ports},
-    redirect::address_to_pod,
     vxlan::{Arrival, Carrier, Outer, arrival},
 };
 
@@ -53,15 +52,14 @@ unsafe fn is_to_uplink(mac: *const [u8; 6]) -> bool {
 
 #[inline(always)]
 fn forward_frame<F: Carrier>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     match F::of(&frame, ctx.size()).ok().and_then(|ip| arrival(ctx, ip)) {
         Some(Arrival::Frame) => return forward_inner::<F>(ctx),
         Some(Arrival::Congested) => return Err(PassReason::Overlay.into()),
         None => {}
     }
-    let pod = find_pod::<F>(ctx, 0, &frame)?;
-    // SAFETY: the frame is within the packet's bounds.
-    unsafe { address_to_pod(frame.ethernet(), pod) };
+    let pod = find_pod::<F, _>(ctx, 0, &frame)?;
+    hand_over(&mut frame, pod);
     Ok(pod)
 }
 
@@ -81,14 +79,13 @@ fn forward_inner<F: Family>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit>
 #[inline(always)]
 fn strip<F: Lookup>(ctx: &XdpContext, base: usize) -> Result<&'static PodEntry, Exit> {
     let frame = ctx.frame::<F>(base).ok_or(PassReason::Malformed)?;
-    let pod = find_pod::<F>(ctx, base, &frame)?;
+    let pod = find_pod::<F, _>(ctx, base, &frame)?;
     // SAFETY: a helper call on the program's own context. The packet is as it was if it fails.
     if unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), base as i32) } != 0 {
         return Err(PassReason::Malformed.into());
     }
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    // SAFETY: the frame is within the packet's bounds.
-    unsafe { address_to_pod(frame.ethernet(), pod) };
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    hand_over(&mut frame, pod);
     Ok(pod)
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 use super::service;
 use crate::{
     api::{self, StatusSource},
-    cluster::{ClusterSource as _, FileSource},
+    cluster,
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
     netlink::Netlink,
@@ -79,7 +79,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (status_sender, node_status) = watch::channel(NodeStatus::default());
     let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
     let (updates_sender, updates) = mpsc::channel(1);
-    let source = tokio::spawn(FileSource::new(config.cluster_file.clone()).run(updates_sender));
+    let source = cluster::start(&config, updates_sender)?;
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
     let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);

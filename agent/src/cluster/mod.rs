@@ -2,6 +2,7 @@
 //! removes anything: what it last said stays in force.
 
 mod file;
+mod setting;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 pub use file::FileSource;
+pub use setting::{SourceSetting, start};
 
 /// A node as the source describes it. Field names are Kubernetes'.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

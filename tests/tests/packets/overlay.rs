@@ -9,7 +9,7 @@ use etherparse::{IpNumber, PacketBuilder};
 use crate::{
     fixture::{
         Case, Fixture, From, HOST_MAC_B, MAC_B, NODE, NODE6, OVERLAY_MAC, OVERLAY_PEER_MAC, PEER, PEER_MAC,
-        PEER6, POD_A, POD_B, POD_B6, REMOTE, REMOTE6, UPLINK_MAC,
+        PEER6, POD_A, POD_B, POD_B6, REMOTE, REMOTE6, Tables, UPLINK_MAC,
     },
     packet::{Ip, Packet, arp},
 };
@@ -51,7 +51,8 @@ fn outer6(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
 }
 
 fn at_pod_b(inner: &Packet) -> Vec<u8> {
-    Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..inner.clone() }.bytes()
+    let ttl = inner.ttl - 1;
+    Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ttl, ..inner.clone() }.bytes()
 }
 
 /// Whether this kernel lets a tc program take an outer header off that is of another family than the packet inside.
@@ -173,6 +174,7 @@ pub fn xdp_cases() -> Vec<Case> {
             Verdict::Drop(DropReason::ForeignSource),
             spoofed_frame,
         ),
+        pass("TTL about to expire, inside", whole(&Packet { ttl: 1, ..inner() }), PassReason::HopLimit),
         Case {
             flows: true,
             ..pass("a flow that the stack has touched, inside", whole(&inner()), PassReason::StackFlow)
@@ -221,7 +223,7 @@ pub fn verdicts() -> Vec<&'static str> {
 
 #[test]
 fn from_overlay_does_what_its_table_says() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         fixture.attach(Hook::FromOverlay, From::Overlay);
         let mut failures = Vec::new();
         for (name, frame, expected) in received() {

@@ -8,7 +8,7 @@ use etherparse::PacketBuilder;
 use crate::{
     fixture::{
         Case, Fixture, From, HOST_MAC_A, MAC_A, NODE, NODE6, PEER, PEER_MAC, PEER6, POD_A, TUNNEL4, TUNNEL6,
-        UPLINK_MAC, WRAPPED,
+        Tables, UPLINK_MAC, WRAPPED,
     },
     packet::{Ip, Packet},
 };
@@ -103,7 +103,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn what_routers_say_of_the_overlays_packets_is_noted_for_the_pods() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         for case in cases().iter().filter(|case| case.verdict != Verdict::Pass(PassReason::PathMtu)) {
             fixture.check(case).unwrap();
         }

@@ -8,7 +8,7 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 use crate::{
     fixture::{
         Case, Fixture, From, HOST_MAC_A, MAC_A, NODE, NODE6, OVERLAY_PEER_MAC, PEER, PEER6, POD_A, POD_A6,
-        TUNNEL_MTU, TUNNELLED, UNUSED_TUNNEL, WRAPPED, WRAPPED_BY6, WRAPPED_BY6_6, WRAPPED6,
+        TUNNEL_MTU, TUNNELLED, Tables, UNUSED_TUNNEL, WRAPPED, WRAPPED_BY6, WRAPPED_BY6_6, WRAPPED6,
     },
     packet::{Ip, Packet},
 };
@@ -145,7 +145,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn a_flow_keeps_its_outer_source_port_and_flows_differ() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         let mut port = |source_port: u16| {
             let mut packet = to(WRAPPED).bytes();
             packet[34..36].copy_from_slice(&source_port.to_be_bytes());
