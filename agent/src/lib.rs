@@ -13,4 +13,5 @@ mod failpoint;
 pub mod netlink;
 pub mod node;
 pub mod pods;
+mod rcu;
 mod sysctl;
