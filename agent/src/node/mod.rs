@@ -17,7 +17,11 @@ mod sysctl;
 mod uplinks;
 mod xdp;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -125,6 +129,7 @@ impl NodeTask {
     /// Where the kernel's changes cannot be listened to.
     pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
+        let mut pods = BTreeSet::new();
         let mut look_again = time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut listen_to_routers = time::interval(LISTEN_TO_ROUTERS);
@@ -137,11 +142,13 @@ impl NodeTask {
                 },
                 change = changes.next() => {
                     let change = change.context("the kernel's changes can no longer be listened to")?;
-                    if !matters(&change) {
+                    if !matters(&change, &mut pods) {
                         continue;
                     }
                     time::sleep(SETTLE).await;
-                    while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+                    while let Some(Some(change)) = futures_util::FutureExt::now_or_never(changes.next()) {
+                        matters(&change, &mut pods);
+                    }
                 }
                 _ = listen_to_routers.tick(), if self.memory.path_mtu_errors.is_some() => {
                     if !self.has_new_path_mtus() {
@@ -228,11 +235,20 @@ impl NodeTask {
 
 /// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business: the fast path
 /// resolves them itself. Pods' own interfaces and routes are not this task's: a pass for every pod that comes would ask
-/// the kernel about every peer.
-fn matters(change: &Change) -> bool {
+/// the kernel about every peer. `pods` remembers their interfaces' indices.
+fn matters(change: &Change, pods: &mut BTreeSet<u32>) -> bool {
     match change {
         Change::Neighbour { .. } | Change::Route { ours: true, to_host: true } => false,
-        Change::Link { name, .. } => !is_host_interface(name),
-        Change::Address { .. } | Change::Route { .. } | Change::Lost => true,
+        Change::Link { index, name, removed } if is_host_interface(name) => {
+            if *removed {
+                pods.remove(index);
+            } else {
+                pods.insert(*index);
+            }
+            false
+        }
+        // Each gets a link-local one from the kernel.
+        Change::Address { ifindex } => !pods.contains(ifindex),
+        Change::Link { .. } | Change::Route { .. } | Change::Lost => true,
     }
 }

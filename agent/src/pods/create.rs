@@ -24,6 +24,8 @@ impl Inner {
         if let Some(record) = self.record(&key) {
             return self.repeated(record, &request).await;
         }
+        // Is never closed.
+        let _turn = self.busy.acquire().await.ok();
         let node = self.current_node()?;
         let netns = self.open_netns(&request.netns)?;
         let pod = Netlink::in_namespace(netns.as_fd()).map_err(|error| failed(&request, &error))?;
@@ -114,7 +116,9 @@ impl Inner {
         // The programs come first: no packet of the pod's passes unchecked.
         self.enter_fast_path(&record)?;
         self.configure_host_side(&record, &device).await?;
-        pod_side::configure(&record, netns, pod).await?;
+        // A veth names its other end's index, wherever that is.
+        let pod_index = device.peer.context("the kernel names no index of the pod's interface")?;
+        pod_side::configure(&record, pod_index, netns, pod).await?;
         if self.fast_path.needs_napi() {
             pod_side::enable_napi(netns, &record.if_name)?;
             failpoint::step("NAPI on");

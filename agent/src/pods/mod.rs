@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, namespace};
@@ -49,6 +49,10 @@ pub use restore::RestoreReport;
 use ipam::Ipam;
 use locks::KeyLocks;
 use record::Store;
+
+/// How many ADDs work at once; more wait in the order they came. The kernel changes one device after the other anyway, and
+/// all would be ready only when the last one is.
+const AT_ONCE: usize = 4;
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ struct Inner {
     /// Which namespace is the node's own: no pod may claim it.
     node_namespace: (u64, u64),
     locks: KeyLocks,
+    /// ADDs that may work at once.
+    busy: Semaphore,
     ipam: Mutex<Ipam>,
     records: Mutex<BTreeMap<Key, Record>>,
     restored: AtomicBool,
@@ -99,6 +105,7 @@ impl PodManager {
             node_network,
             node_namespace,
             locks: KeyLocks::default(),
+            busy: Semaphore::new(AT_ONCE),
             ipam: Mutex::default(),
             records: Mutex::default(),
             restored: AtomicBool::new(false),

@@ -12,6 +12,10 @@ use crate::Binaries;
 use crate::contender::plugins;
 use crate::lab::{Lab, Sandbox, cni};
 
+/// What the kernel still has to do when a plugin has ended, such as freeing a device's memory, is not to weigh on the next
+/// one.
+const AFTERMATH: Duration = Duration::from_millis(40);
+
 /// Whose plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Network {
@@ -88,7 +92,9 @@ impl Attacher {
     /// Where the plugin fails.
     pub fn one(&self, operation: Operation, pod: usize) -> Result<f64> {
         let call = self.call(operation, pod)?;
-        self.lab.node(1).namespace().run(|| time(&call))?
+        let took = self.lab.node(1).namespace().run(|| time(&call))?;
+        std::thread::sleep(AFTERMATH);
+        took
     }
 
     /// Milliseconds that each call takes when all are made at once.
@@ -100,7 +106,7 @@ impl Attacher {
             (0..self.sandboxes.len()).map(|pod| self.call(operation, pod)).collect::<Result<Vec<_>>>()?;
         let begin = Barrier::new(calls.len());
         let node = self.lab.node(1).namespace();
-        std::thread::scope(|scope| {
+        let samples = std::thread::scope(|scope| {
             let work = |call| {
                 node.run(|| {
                     begin.wait();
@@ -113,7 +119,9 @@ impl Attacher {
                 .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect::<Result<_>>()
                 .map(Samples)
-        })
+        });
+        std::thread::sleep(10 * AFTERMATH);
+        samples
     }
 
     fn call(&self, operation: Operation, pod: usize) -> Result<cni::Call> {
