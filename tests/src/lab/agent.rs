@@ -16,7 +16,7 @@ use super::Namespace;
 use crate::{Finished, Run};
 
 /// How long an agent may take to get ready or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent, running or not.
 #[derive(Debug)]
@@ -54,6 +54,11 @@ impl Agent {
 
     /// Starts it; [`Self::wait_ready`] waits for it.
     pub fn start(&self) -> anyhow::Result<()> {
+        self.start_binary(&self.podlane)
+    }
+
+    /// Starts another build of it.
+    pub fn start_binary(&self, podlane: &Path) -> anyhow::Result<()> {
         let mut process = self.process();
         ensure!(process.is_none(), "the agent in {} runs already", self.namespace.name());
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
@@ -61,7 +66,7 @@ impl Agent {
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.namespace.path().display()))
             .arg("--")
-            .arg(&self.podlane)
+            .arg(podlane)
             .arg("agent")
             .arg("--config")
             .arg(self.config_file())

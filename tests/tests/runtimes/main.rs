@@ -1,12 +1,24 @@
 //! Real container runtimes call the plugin.
 
+mod cri;
+mod podman;
+
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use podlane_tests::lab::Node;
 use podlane_tests::lab::containerd::{Container, Containerd, quoted};
 use podlane_tests::probe::state;
 use podlane_tests::{Binaries, Lab};
+
+/// The same, into other folders than the usual ones.
+fn install_into(node: &Node, bin_dir: &Path, conf_dir: &Path) -> anyhow::Result<()> {
+    let (podlane, agent) = (Binaries::find()?.podlane, node.agent()?);
+    let command = node.command([podlane.as_os_str(), "install-cni".as_ref(), "--run-dir".as_ref()]);
+    let command = command.arg(agent.run_dir());
+    command.arg("--bin-dir").arg(bin_dir).arg("--conf-dir").arg(conf_dir).read().map(drop)
+}
 
 /// What an operator does: `podlane install-cni`.
 fn install(node: &Node) -> anyhow::Result<String> {
