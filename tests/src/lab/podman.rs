@@ -12,6 +12,8 @@ use crate::Run;
 const CONTAINERS_CONF: &str = r#"
 [containers]
 apparmor_profile = "unconfined"
+# What a machine without CAP_SYS_RESOURCE allows.
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"

@@ -13,6 +13,8 @@ use podlane_tests::{Binaries, Lab};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::fetch;
+
 /// containerd notices a network's configuration when it comes, a little later.
 const PATIENCE: Duration = Duration::from_secs(30);
 const EXEC_SECONDS: i64 = 30;
@@ -163,11 +165,6 @@ fn service(node: &Node) -> anyhow::Result<Containerd> {
     Ok(containerd)
 }
 
-/// The page that a container serves, from somewhere else.
-fn fetch(node: &Node, url: &str) -> anyhow::Result<String> {
-    node.exec(["busybox", "wget", "-q", "-T", "5", "-O", "-", url])
-}
-
 #[test]
 fn containerds_cri_service_makes_pods_as_kubelet_asks() -> anyhow::Result<()> {
     let lab = Lab::builder().nodes(2).podlane(Binaries::find()?).build()?;
@@ -198,18 +195,18 @@ fn containerds_cri_service_makes_pods_as_kubelet_asks() -> anyhow::Result<()> {
     let page = kubelet.exec(&asking, &["/bin/wget", "-q", "-O", "-", &format!("http://{cart_ip}/")])?;
     ensure!(page == "goods\n", "{page}");
     // The host port, from the other node, from a pod there, and after the agent has died and come back.
-    let url = format!("http://{}:{HOST_PORT}/", one.addresses().next().context("no address")?);
-    ensure!(fetch(two, &url)? == "goods\n");
+    let port = (one.addresses().next().context("no address")?, HOST_PORT.try_into()?).into();
+    ensure!(fetch(two.namespace(), port)? == "goods\n");
     one.agent()?.kill()?;
     one.agent()?.start_and_wait()?;
-    ensure!(fetch(two, &url)? == "goods\n");
-    let from_a_pod = remote.exec(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url])?;
-    ensure!(from_a_pod == "goods\n", "{from_a_pod}");
+    for from in [two.namespace(), remote.namespace()] {
+        ensure!(fetch(from, port)? == "goods\n");
+    }
 
     for sandbox in [&cart, &till] {
         kubelet.remove_sandbox(&sandbox.id)?;
     }
-    ensure!(fetch(two, &url).is_err(), "the host port is still there");
+    ensure!(fetch(two.namespace(), port).is_err(), "the host port is still there");
     drop(kubelet);
     super::same(one, &before)?;
     ensure!(!Path::new("/run/netns").join(&cart.id).exists());

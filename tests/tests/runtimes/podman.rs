@@ -1,10 +1,12 @@
 //! podman with its CNI backend.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use podlane_tests::lab::Node;
 use podlane_tests::lab::podman::Podman;
 use podlane_tests::probe::{ping, state};
 use podlane_tests::{Binaries, Lab};
+
+const HOST_PORT: u16 = 8080;
 
 fn podman(node: &Node) -> anyhow::Result<Podman> {
     let podman = Podman::prepare(node)?;
@@ -26,7 +28,7 @@ fn podman_makes_reaches_and_removes_containers() -> anyhow::Result<()> {
 
     let name = |short: &str| format!("{}-{short}", lab.id());
     let (a, b, c) = (name("a"), name("b"), name("c"));
-    here.start(&a, &["--publish", "8080:80"])?;
+    here.start(&a, &["--publish", &format!("{HOST_PORT}:80")])?;
     here.start(&b, &[])?;
     there.start(&c, &[])?;
     let addresses = [address(&here, &a)?, address(&here, &b)?, address(&there, &c)?];
@@ -39,9 +41,8 @@ fn podman_makes_reaches_and_removes_containers() -> anyhow::Result<()> {
     // A published port is portmap's work, later in the chain.
     let serve = "mkdir -p /tmp/www && echo goods >/tmp/www/index.html && httpd -p 80 -h /tmp/www";
     here.exec(&a, &["/bin/sh", "-c", serve])?;
-    let url = "http://192.168.1.11:8080/";
-    let page = two.exec(["busybox", "wget", "-q", "-T", "5", "-O", "-", url])?;
-    ensure!(page == "goods\n", "{page}");
+    let port = (one.addresses().next().context("no address")?, HOST_PORT).into();
+    ensure!(super::fetch(two.namespace(), port)? == "goods\n");
 
     // A container that is restarted is another attachment of the same container.
     here.run(["restart", "--time", "0", &b]).read()?;
