@@ -243,3 +243,20 @@ fn pods_that_come_and_go_disturb_nobody_and_leave_nothing() -> anyhow::Result<()
     }
     Ok(())
 }
+
+#[test]
+fn an_address_is_not_given_again_at_once_not_even_by_a_restarted_agent() -> anyhow::Result<()> {
+    let lab = Lab::builder().podlane(Binaries::find()?).build()?;
+    let node = lab.node(1);
+    let mut given = BTreeSet::new();
+    for round in 0..4 {
+        let pod = node.add_pod("again")?;
+        ensure!(given.insert(pod.address()), "{} in round {round}, after {given:?}", pod.address());
+        node.del_pod("again")?;
+        if round % 2 == 0 {
+            node.agent()?.kill()?;
+            node.agent()?.start_and_wait()?;
+        }
+    }
+    Ok(())
+}

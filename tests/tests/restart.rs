@@ -8,7 +8,7 @@ use podlane_tests::probe::ongoing::{Iperf, Ping};
 use podlane_tests::probe::{state, steady::Steady};
 use podlane_tests::{Binaries, Lab};
 
-/// Sets how many times an agent is killed.
+/// Sets how many times an agent is killed: 50 take a minute more.
 const ROUNDS_VARIABLE: &str = "PODLANE_RESTARTS";
 /// Builds of `podlane` to take turns with the one under test, paths separated by colons: upgrades and downgrades.
 const OTHERS_VARIABLE: &str = "PODLANE_RESTART_BINARIES";
@@ -20,7 +20,7 @@ const MBIT: u32 = 20;
 
 #[test]
 fn killed_and_restarted_agents_cost_no_packet_and_no_connection() -> anyhow::Result<()> {
-    let rounds = std::env::var(ROUNDS_VARIABLE).map_or(Ok(50), |rounds| rounds.parse())?;
+    let rounds = std::env::var(ROUNDS_VARIABLE).map_or(Ok(15), |rounds| rounds.parse())?;
     let mut builds: Vec<PathBuf> = vec![Binaries::find()?.podlane];
     builds.extend(std::env::var_os(OTHERS_VARIABLE).iter().flat_map(std::env::split_paths));
     let lab = Lab::builder().nodes(2).podlane(Binaries::find()?).build()?;
@@ -40,10 +40,13 @@ fn killed_and_restarted_agents_cost_no_packet_and_no_connection() -> anyhow::Res
         pair(&here, 54, &there, 5),
     ];
     let (mut messages, mut pings, mut streams) = (Vec::new(), Vec::new(), Vec::new());
-    for (client, server) in &pairs {
+    for (number, (client, server)) in pairs.iter().enumerate() {
         messages.push(Steady::udp(client, server)?);
         messages.push(Steady::tcp(client, server)?);
-        pings.push(Ping::start(client, server)?);
+        // Busy all the time at this pace: one on the node and one across are what the machine can bear.
+        if [0, 2].contains(&number) {
+            pings.push(Ping::start(client, server)?);
+        }
         streams.push(Iperf::start(client, server, MBIT)?);
     }
 

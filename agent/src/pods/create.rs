@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use anyhow::Context as _;
 use nix::errno::Errno;
 
-use super::ipam::{Lease, Refused};
+use super::ipam::{Lease, Refused, Wanted};
 use super::record::{Record, State};
 use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
@@ -31,7 +31,7 @@ impl Inner {
         let pod = Netlink::in_namespace(netns.as_fd()).map_err(|error| failed(&request, &error))?;
         self.ensure_free(&request, &pod).await?;
 
-        let leases = lock(&self.ipam).reserve_wanted(&node, &request.wanted).map_err(|refused| {
+        let leases = self.reserve(&node, &request.wanted).map_err(|refused| {
             let code = match refused {
                 Refused::Exhausted(_) | Refused::RangesFull { .. } => code::ADDRESSES_EXHAUSTED,
                 Refused::Taken(_) => code::CONFLICT,
@@ -59,6 +59,13 @@ impl Inner {
                 })
             }
         }
+    }
+
+    fn reserve(&self, node: &NodeNetwork, wanted: &Wanted) -> Result<Vec<Lease>, Refused> {
+        let mut ipam = lock(&self.ipam);
+        let leases = ipam.reserve_wanted(node, wanted)?;
+        self.given.write(&ipam);
+        Ok(leases)
     }
 
     /// ADD of an attachment that exists: runtimes repeat an ADD whose answer they did not get.

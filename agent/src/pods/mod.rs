@@ -38,7 +38,7 @@ use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, namespace};
 
 pub use fast_path::{FastPath, PodEndpoint};
-pub use ipam::{AddressRange, Wanted, gateway};
+pub use ipam::{AddressRange, GIVEN_FILE, Wanted, gateway};
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
 pub use pending::{PENDING_DELETES_DIR, PendingDeletes};
@@ -46,7 +46,7 @@ pub use record::{Key, RECORDS_DIR, Record, State};
 pub use request::AttachRequest;
 pub use restore::RestoreReport;
 
-use ipam::Ipam;
+use ipam::{GivenFile, Ipam};
 use locks::KeyLocks;
 use record::Store;
 
@@ -81,6 +81,7 @@ struct Inner {
     /// ADDs that may work at once.
     busy: Semaphore,
     ipam: Mutex<Ipam>,
+    given: GivenFile,
     records: Mutex<BTreeMap<Key, Record>>,
     restored: AtomicBool,
 }
@@ -107,6 +108,7 @@ impl PodManager {
             locks: KeyLocks::default(),
             busy: Semaphore::new(AT_ONCE),
             ipam: Mutex::default(),
+            given: GivenFile::of(run_dir),
             records: Mutex::default(),
             restored: AtomicBool::new(false),
         })))

@@ -51,7 +51,7 @@ fn a_restart_repairs_removes_and_rolls_back() {
         node.manager.check(&key("kept")).await.unwrap();
         assert_eq!(node.manager.records(), [kept]);
         let again = new_namespace();
-        assert_eq!(node.attach("new", &again).await.unwrap().addresses[0].to_string(), "10.244.1.3");
+        assert_eq!(node.attach("new", &again).await.unwrap().addresses[0].to_string(), "10.244.1.5");
     });
 }
 
