@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use podlane_tests::lab::Pod;
 use podlane_tests::probe::ongoing::{Iperf, Ping};
 use podlane_tests::probe::{state, steady::Steady};
@@ -85,5 +86,43 @@ fn killed_and_restarted_agents_cost_no_packet_and_no_connection() -> anyhow::Res
     for (node, before) in lab.nodes().iter().zip(before) {
         assert_eq!(state::of(node)?, before, "{}", node.name());
     }
+    Ok(())
+}
+
+/// The kernel's switch for short grace periods, of the whole machine: other tests' agents set it now and then too, for
+/// milliseconds.
+const SWITCH: &str = "/sys/kernel/rcu_expedited";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "{what}: not after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn short_grace_periods_end_with_the_work_or_with_the_next_agent() -> anyhow::Result<()> {
+    let lab = Lab::builder().podlane(Binaries::find()?).build()?;
+    let node = lab.node(1);
+    let marker = node.agent()?.run_dir().join("rcu-expedited");
+    let is_off = || Ok(fs_err::read_to_string(SWITCH)?.trim() == "0");
+    node.add_pod("a")?;
+    node.del_pod("a")?;
+    assert!(!marker.exists());
+    wait_until("off after ADD and DEL", is_off)?;
+    // As if the agent had been killed in the middle of one.
+    node.agent()?.kill()?;
+    fs_err::write(&marker, "")?;
+    fs_err::write(SWITCH, "1")?;
+    let started = node.agent()?.start_and_wait();
+    let off = wait_until("off after a restart", is_off);
+    if off.is_err() {
+        fs_err::write(SWITCH, "0")?;
+    }
+    started.and(off)?;
+    assert!(!marker.exists());
     Ok(())
 }
