@@ -13,5 +13,6 @@ mod failpoint;
 pub mod netlink;
 pub mod node;
 pub mod pods;
+mod rcu;
 pub mod repairs;
 mod sysctl;

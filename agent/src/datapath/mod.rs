@@ -445,6 +445,7 @@ impl State {
 
 impl FastPath for Datapath {
     fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        let _short_waits = crate::rcu::expedite();
         // Egress first: no packet may be forwarded past flows that nobody has noted.
         self.attach(Hook::ToPod, interface)?;
         self.attach(Hook::FromPod, interface)?;

@@ -18,7 +18,11 @@ mod sysctl;
 mod uplinks;
 mod xdp;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -144,6 +148,7 @@ impl NodeTask {
         mut requests: mpsc::Receiver<PassRequest>,
     ) -> anyhow::Result<()> {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
+        let mut pods = BTreeSet::new();
         let mut look_again = time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut listen_to_routers = time::interval(LISTEN_TO_ROUTERS);
@@ -161,11 +166,13 @@ impl NodeTask {
                 },
                 change = changes.next() => {
                     let change = change.context("the kernel's changes can no longer be listened to")?;
-                    if !self.matters(&change) {
+                    if !self.matters(&change, &mut pods) {
                         continue;
                     }
                     time::sleep(SETTLE).await;
-                    while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+                    while let Some(Some(change)) = futures_util::FutureExt::now_or_never(changes.next()) {
+                        self.matters(&change, &mut pods);
+                    }
                 }
                 _ = listen_to_routers.tick(), if self.memory.path_mtu_errors.is_some() => {
                     if !self.has_new_path_mtus() {
@@ -264,13 +271,23 @@ impl NodeTask {
 impl NodeTask {
     /// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business, but for the
     /// overlay's, which are ours: the fast path resolves the others itself. Pods' own interfaces and routes are not this
-    /// task's: a pass for every pod that comes would ask the kernel about every peer.
-    fn matters(&self, change: &Change) -> bool {
+    /// task's: a pass for every pod that comes would ask the kernel about every peer. `pods` remembers their interfaces'
+    /// indices.
+    fn matters(&self, change: &Change, pods: &mut BTreeSet<u32>) -> bool {
         match change {
             Change::Neighbour { ifindex, removed } => *removed && self.memory.overlay == Some(*ifindex),
             Change::Route { ours: true, to_host: true } => false,
-            Change::Link { name, .. } => !is_host_interface(name),
-            Change::Address { .. } | Change::Route { .. } | Change::Rule | Change::Lost => true,
+            Change::Link { index, name, removed } if is_host_interface(name) => {
+                if *removed {
+                    pods.remove(index);
+                } else {
+                    pods.insert(*index);
+                }
+                false
+            }
+            // Each gets a link-local one from the kernel.
+            Change::Address { ifindex } => !pods.contains(ifindex),
+            Change::Link { .. } | Change::Route { .. } | Change::Rule | Change::Lost => true,
         }
     }
 }

@@ -35,14 +35,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, namespace};
 use crate::repairs::Repairs;
 
 pub use fast_path::{FastPath, PodEndpoint};
-pub use ipam::{AddressRange, Wanted, gateway};
+pub use ipam::{AddressRange, GIVEN_FILE, Wanted, gateway};
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
 pub use pending::{PENDING_DELETES_DIR, PendingDeletes};
@@ -51,9 +51,13 @@ pub use request::AttachRequest;
 pub use restore::RestoreReport;
 
 use foreign::Foreign;
-use ipam::Ipam;
+use ipam::{GivenFile, Ipam};
 use locks::KeyLocks;
 use record::Store;
+
+/// How many ADDs work at once; more wait in the order they came. The kernel changes one device after the other anyway, and
+/// all would be ready only when the last one is.
+const AT_ONCE: usize = 4;
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +83,10 @@ struct Inner {
     /// Which namespace is the node's own: no pod may claim it.
     node_namespace: (u64, u64),
     locks: KeyLocks,
+    /// ADDs that may work at once.
+    busy: Semaphore,
     ipam: Mutex<Ipam>,
+    given: GivenFile,
     records: Mutex<BTreeMap<Key, Record>>,
     /// Newer records than this agent understands.
     foreign: Mutex<Vec<Foreign>>,
@@ -112,7 +119,9 @@ impl PodManager {
             node_network,
             node_namespace,
             locks: KeyLocks::default(),
+            busy: Semaphore::new(AT_ONCE),
             ipam: Mutex::default(),
+            given: GivenFile::of(run_dir),
             records: Mutex::default(),
             foreign: Mutex::default(),
             broken: Mutex::default(),

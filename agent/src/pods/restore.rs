@@ -36,6 +36,7 @@ impl Inner {
         // All addresses first: nothing below may hand one out twice.
         {
             let mut ipam = lock(&self.ipam);
+            self.given.read_into(&mut ipam);
             let mut known = lock(&self.records);
             for address in foreign.iter().flat_map(|foreign| &foreign.addresses) {
                 ipam.claim(*address);
@@ -58,7 +59,12 @@ impl Inner {
         }
         let deleted = self.catch_up(&mut report).await?;
         for record in records.into_iter().filter(|record| !deleted.contains(&record.key())) {
-            if let Err(error) = self.restore_one(record, &mut report).await {
+            let mut result = self.restore_one(record.clone(), &mut report).await;
+            // A pod's namespace that is dying may take the device away while we are at it.
+            if result.is_err() && self.own_device(&record).await?.is_none() {
+                result = self.restore_one(record, &mut report).await;
+            }
+            if let Err(error) = result {
                 report.problems.push(format!("{error:#}"));
             }
         }

@@ -63,6 +63,11 @@ impl Agent {
 
     /// Starts it; [`Self::wait_ready`] waits for it.
     pub fn start(&self) -> anyhow::Result<()> {
+        self.start_binary(&self.binary())
+    }
+
+    /// Starts another build of it.
+    pub fn start_binary(&self, podlane: &Path) -> anyhow::Result<()> {
         let mut process = self.process();
         ensure!(process.is_none(), "the agent in {} runs already", self.namespace.name());
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
@@ -72,7 +77,7 @@ impl Agent {
         let child = Command::new(nsenter)
             .arg(format!("--net={}", self.namespace.path().display()))
             .arg("--")
-            .arg(self.binary())
+            .arg(podlane)
             .arg("agent")
             .arg("--config")
             .arg(self.config_file())

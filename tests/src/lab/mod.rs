@@ -13,6 +13,7 @@ mod namespace;
 mod node;
 mod pod;
 mod podlane;
+pub mod podman;
 mod router;
 mod wire;
 

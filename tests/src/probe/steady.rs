@@ -18,6 +18,8 @@ use crate::lab::Pod;
 const INTERVAL: Duration = Duration::from_millis(1);
 /// For answers that are still on their way at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A connection that stands still for so long is broken; on a busy machine a thread may have to wait for seconds.
+const STALL: Duration = Duration::from_secs(30);
 /// Seconds of datagrams: a busy machine's scheduler must not look like a lossy network.
 const BUFFER: usize = 8 << 20;
 /// More than a segment.
@@ -71,7 +73,9 @@ impl Steady {
     }
 
     pub(super) fn over_tcp(label: String, mut near: TcpStream, mut far: TcpStream) -> anyhow::Result<Self> {
-        near.set_read_timeout(Some(PATIENCE))?;
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(STALL))?;
+        }
         Self::start(label, move |stop| {
             std::thread::scope(|scope| {
                 let echo = scope.spawn(move || -> anyhow::Result<()> {

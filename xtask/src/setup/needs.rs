@@ -13,7 +13,7 @@ pub(crate) struct Tool {
 }
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 13] = [
+pub(crate) const TOOLS: [Tool; 15] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
@@ -43,6 +43,8 @@ pub(crate) const TOOLS: [Tool; 13] = [
     Tool { command: "containerd", package: "containerd", why: "a real container runtime calls the plugin" },
     Tool { command: "runc", package: "runc", why: "containerd runs containers by it" },
     Tool { command: "busybox", package: "busybox-static", why: "the image of those containers" },
+    Tool { command: "podman", package: "podman", why: "another real container runtime calls the plugin" },
+    Tool { command: "protoc", package: "protobuf-compiler", why: "compiles the CRI's protocol, for tests" },
 ];
 
 /// The tools of `cargo xtask kernels`.
