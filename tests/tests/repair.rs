@@ -1,8 +1,10 @@
 //! What others break while the agent runs is mended, and said once: in the log and in `podlane status`.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use dataplane_common::{Ip4, PodSlot, Settings, pod_slot};
 use podlane_tests::lab::{Agent, Node, Pod};
 use podlane_tests::probe::{counters, failures, ping, pins, state};
 use podlane_tests::{Binaries, Lab, Run, Topology};
@@ -104,7 +106,8 @@ impl Scene {
     fn mended(&self, told_as: &str) -> anyhow::Result<()> {
         let agent = self.agent()?;
         wait_for(agent, told_as, || Ok(state::of(self.node())? == self.before))?;
-        wait_for(agent, told_as, || Ok(!repairs(agent)?.is_empty()))?;
+        let is_told = |repair: &Value| repair["what"].as_str().is_some_and(|what| what.contains(told_as));
+        wait_for(agent, told_as, || Ok(repairs(agent)?.iter().any(is_told)))?;
         told(agent, told_as)?;
         self.is_well()
     }
@@ -237,7 +240,16 @@ fn a_pods_map_entry_is_entered_again() -> anyhow::Result<()> {
     let mut update = vec!["update", "value"];
     update.extend(["0"; 16]);
     bpftool(&update, &key)?;
-    scene.mended_on_request("is different in the pod map")
+    scene.mended_on_request("is different in the pod map")?;
+
+    // The same pod's slot, where the programs look first.
+    let slot = Ip4::from("10.244.1.2".parse::<Ipv4Addr>()?);
+    let slot = pod_slot(slot).to_ne_bytes().map(|byte| byte.to_string());
+    let slots = map(scene.agent()?, "pod_slots4")?;
+    let mut zeros = vec!["value"];
+    zeros.extend(["0"; size_of::<PodSlot<Ip4>>()]);
+    Run::new("bpftool").args(["map", "update", "pinned", &slots, "key"]).args(slot).args(&zeros).read()?;
+    scene.mended_on_request("a slot of pods or routes was changed")
 }
 
 #[test]
@@ -254,7 +266,7 @@ fn a_routes_map_entry_and_the_settings_are_written_again() -> anyhow::Result<()>
     scene.mended_on_request("the entry for 10.244.2.0/24 in the route map was changed")?;
 
     let mut zeros = vec!["key", "0", "0", "0", "0", "value"];
-    zeros.extend(["0"; 40]);
+    zeros.extend(["0"; size_of::<Settings>()]);
     Run::new("bpftool").args(["map", "update", "pinned", &map(agent, "settings")?]).args(&zeros).read()?;
     scene.mended_on_request("the map settings was changed")?;
     let node = first_key(agent, "nodes4")?;
