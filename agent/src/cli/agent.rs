@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal as _,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -21,8 +22,10 @@ use super::service;
 use crate::{
     api::{self, StatusSource},
     cluster,
+    cni::Installation,
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
+    metrics,
     netlink::Netlink,
     node::{NodeStatus, NodeTask, OVERLAY_DEVICE},
     pods::PodManager,
@@ -59,6 +62,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let socket_path = config.run_dir.join(api::SOCKET_NAME);
     let socket = api::bind(&socket_path)?;
     crate::failpoint::look_in(&config.run_dir);
+    crate::sysctl::use_dir(config.sysctl_dir.clone());
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {
         bpf_dir: config.bpf_dir.clone(),
@@ -80,6 +84,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
     let (updates_sender, updates) = mpsc::channel(1);
     let source = cluster::start(&config, updates_sender)?;
+    let (cluster_source, metrics_address) = (config.cluster_source, config.metrics_address);
+    let installation = config.install_cni.then(|| Installation {
+        plugin: None,
+        bin_dir: config.cni_bin_dir.clone(),
+        conf_dir: config.cni_conf_dir.clone(),
+        socket: socket_path.clone(),
+    });
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
     let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);
@@ -95,6 +106,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         restored: restored.clone(),
     };
     let status = Arc::new(status);
+    let around = Around::start(&status, cluster_source, metrics_address, installation);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         stopped.await.ok();
@@ -118,10 +130,41 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     service::stopping();
     reporting.abort();
+    around.stop();
     source.abort();
     node.abort();
     stop.send(()).ok();
     server.await.context("the API task died")?
+}
+
+/// What runs beside the agent's work.
+struct Around(Vec<tokio::task::JoinHandle<()>>);
+
+impl Around {
+    fn start(
+        status: &Arc<Status>,
+        cluster_source: cluster::SourceSetting,
+        metrics_address: Option<SocketAddr>,
+        installation: Option<Installation>,
+    ) -> Self {
+        let sources = metrics::Sources {
+            datapath: status.datapath.clone(),
+            manager: status.manager.clone(),
+            node: status.node.clone(),
+            status: status.clone(),
+            cluster_source,
+        };
+        let metrics = metrics_address.map(|address| tokio::spawn(metrics::serve(address, sources)));
+        let install = installation.map(|installation| {
+            let status = status.clone();
+            tokio::spawn(async move { installation.when_ready(&*status).await })
+        });
+        Self(metrics.into_iter().chain(install).collect())
+    }
+
+    fn stop(&self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 /// What `GET /v1/status` and `GET /healthz` answer.

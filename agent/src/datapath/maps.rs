@@ -79,6 +79,8 @@ pub(super) struct Maps {
     flow_gate: Array<MapData, FlowGate>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
+    /// How many flows the last sweep has left, by family.
+    swept: [usize; 2],
 }
 
 struct FamilyMaps<A>
@@ -113,6 +115,7 @@ impl Maps {
             flow_gate: take(ebpf, "flow_gate")?,
             settings: take(ebpf, "settings")?,
             counters: take(ebpf, "counters")?,
+            swept: [0; 2],
         })
     }
 
@@ -240,9 +243,11 @@ impl Maps {
     /// shuts the gate when none is left. `now` is `CLOCK_MONOTONIC`; returns how many flows remain.
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
         if self.flow_gate.get(&0, 0).context("reading flow_gate")?.open == 0 {
+            self.swept = [0; 2];
             return Ok(0);
         }
-        let remaining = self.v4.sweep_flows(now, ages)? + self.v6.sweep_flows(now, ages)?;
+        self.swept = [self.v4.sweep_flows(now, ages)?, self.v6.sweep_flows(now, ages)?];
+        let remaining = self.swept.iter().sum();
         if remaining == 0 {
             self.flow_gate.set(0, FlowGate { open: 0 }, 0).context("writing flow_gate")?;
             // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
@@ -251,6 +256,24 @@ impl Maps {
             }
         }
         Ok(remaining)
+    }
+
+    /// How many entries the hash maps have; those of flows, which can be many, at the last sweep.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub(super) fn entries(&self) -> anyhow::Result<[(&'static str, usize); 8]> {
+        let [flows4, flows6] = self.swept;
+        Ok([
+            ("pods4", number(self.v4.pods.keys()).context("reading pods4")?),
+            ("pods6", number(self.v6.pods.keys()).context("reading pods6")?),
+            ("routes4", number(self.v4.routes.keys()).context("reading routes4")?),
+            ("routes6", number(self.v6.routes.keys()).context("reading routes6")?),
+            ("nodes4", number(self.v4.nodes.keys()).context("reading nodes4")?),
+            ("nodes6", number(self.v6.nodes.keys()).context("reading nodes6")?),
+            ("stack_flows4", flows4),
+            ("stack_flows6", flows6),
+        ])
     }
 
     /// The counters, summed over the CPUs.
@@ -325,6 +348,11 @@ where
     fn has_no_flows(&self) -> anyhow::Result<bool> {
         Ok(self.flows.keys().next().transpose()?.is_none())
     }
+}
+
+/// How many keys there are. A map that changes meanwhile may be counted a little wrong.
+fn number<K>(mut keys: impl Iterator<Item = Result<K, MapError>>) -> Result<usize, MapError> {
+    keys.try_fold(0, |number, key| key.map(|_| number + 1))
 }
 
 /// The distinct lengths, longest first, as the programs try them.

@@ -22,6 +22,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapInfo,
     programs::{SchedClassifier, Xdp},
 };
 use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
@@ -85,6 +86,17 @@ impl Options {
     }
 }
 
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    /// The map.
+    pub name: &'static str,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many it can have.
+    pub capacity: u32,
+}
+
 /// The loaded programs and their maps.
 pub struct Datapath {
     state: Mutex<State>,
@@ -92,6 +104,7 @@ pub struct Datapath {
     xdp: XdpMode,
     features: Features,
     links: PathBuf,
+    dir: PathBuf,
 }
 
 struct State {
@@ -126,7 +139,7 @@ impl Datapath {
         if let Err(error) = traced {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
+        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links, dir })
     }
 
     /// How programs are attached here.
@@ -241,6 +254,20 @@ impl Datapath {
     /// Where the map cannot be read.
     pub fn counters(&self) -> anyhow::Result<Vec<(Hook, Verdict, Counter)>> {
         self.state().maps.counters()
+    }
+
+    /// How full the maps are; the capacity is that of the maps that are pinned, which older settings may have made.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn map_use(&self) -> anyhow::Result<Vec<MapUse>> {
+        let entries = self.state().maps.entries()?;
+        let with_capacity = entries.into_iter().map(|(name, entries)| {
+            let info =
+                MapInfo::from_pin(self.dir.join(name)).with_context(|| format!("asking about {name}"))?;
+            Ok(MapUse { name, entries, capacity: info.max_entries() })
+        });
+        with_capacity.collect()
     }
 
     /// The programs' log records as they come, where `logDrops` has been set.

@@ -17,7 +17,11 @@ mod sysctl;
 mod uplinks;
 mod xdp;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -67,6 +71,10 @@ pub struct NodeStatus {
     pub peers: Vec<Peer>,
     /// What is wrong, in words.
     pub problems: Vec<String>,
+    /// When a pass last went through.
+    pub reconciled: Option<SystemTime>,
+    /// The cluster source has been read, and can be.
+    pub source_up: bool,
 }
 
 /// The task that keeps the node as the cluster says.
@@ -187,6 +195,8 @@ impl NodeTask {
             None => NodeStatus::default(),
         };
         status.problems.extend(self.cluster_problem.clone());
+        status.source_up = self.cluster.is_some() && self.cluster_problem.is_none();
+        status.reconciled = status.reconciled.or(self.status.borrow().reconciled);
         let before = self.status.borrow().problems.clone();
         for problem in status.problems.iter().filter(|problem| !before.contains(problem)) {
             tracing::warn!(problem, "problem");

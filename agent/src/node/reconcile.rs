@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, bail};
@@ -34,8 +35,9 @@ impl NodeTask {
     /// Never fails as a whole: what goes wrong is a problem in the status, and the rest is done.
     pub(super) async fn reconcile(&mut self, cluster: &Cluster) -> NodeStatus {
         let mut status = NodeStatus::default();
-        if let Err(error) = self.try_reconcile(cluster, &mut status).await {
-            status.problems.push(format!("{error:#}"));
+        match self.try_reconcile(cluster, &mut status).await {
+            Ok(()) => status.reconciled = Some(SystemTime::now()),
+            Err(error) => status.problems.push(format!("{error:#}")),
         }
         status.ready = status.mtu != 0;
         status
