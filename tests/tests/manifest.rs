@@ -78,7 +78,7 @@ fn helm_finds_no_fault_in_the_chart() -> anyhow::Result<()> {
     let said = helm.lint(&folder);
     fs_err::remove_dir_all(&folder)?;
     spoilt?;
-    ensure!(!said.map_or_else(|error| error.to_string(), |said| said).is_empty());
+    ensure!(!said.unwrap_or_else(|error| error.to_string()).is_empty());
     Ok(())
 }
 
