@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
     // What was built runs.
     for words in [["podlane", "--version"], ["nft", "--version"]] {
         let mut run = Command::new(&args.engine);
-        run.args(["run", "--rm", "--network=host", "--ulimit=nofile=1024:1024", &args.tag]).args(words);
+        run.args(["run", "--rm", "--network=host", &args.tag]).args(words);
         let output = run.output().with_context(|| format!("starting `{}`", display(&run)))?;
         if !output.status.success() {
             bail!("`{}` failed: {}", display(&run), String::from_utf8_lossy(&output.stderr).trim());
