@@ -102,6 +102,8 @@ pub(super) async fn announce(
 }
 
 async fn write(api: &Api<NodeObject>, name: &str, node: &OwnNode, announced: bool) -> anyhow::Result<()> {
+    let newer;
+    let mut node = node;
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     if node.needs_condition(announced) {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -114,10 +116,13 @@ async fn write(api: &Api<NodeObject>, name: &str, node: &OwnNode, announced: boo
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,
         }]}}));
-        api.patch_status(name, &params, &patch)
+        let patched = api
+            .patch_status(name, &params, &patch)
             .await
             .with_context(|| format!("setting the condition {CONDITION} of node {name} to False"))?;
         tracing::info!(node = name, "condition {CONDITION} is False: {REASON}");
+        newer = OwnNode::of(&patched);
+        node = &newer;
     }
     if let Some(others) = node.other_taints() {
         // The list is written whole: only over the version that it was read from.

@@ -181,6 +181,8 @@ impl Nodes {
         let (doing, cause) = match error {
             watcher::Error::InitialListFailed(cause) => ("list", cause),
             watcher::Error::WatchStartFailed(cause) => ("watch", cause),
+            // A refusal where events were to come.
+            watcher::Error::WatchFailed(cause @ ApiError::Api(_)) => ("watch", cause),
             watcher::Error::WatchError(status) if status.code == 410 => {
                 tracing::info!(server = self.server, "{BEHIND}");
                 return;
@@ -239,7 +241,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The API has forgotten the version that a watch should start from.
 pub(super) fn is_gone(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(ApiError::Api(status)) if status.code == 410)
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(ApiError::Api(status)) | watcher::Error::WatchFailed(ApiError::Api(status))
+            if status.code == 410
+    )
 }
 
 /// What matters of a node; an error where it lacks something.

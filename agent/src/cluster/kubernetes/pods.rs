@@ -75,7 +75,11 @@ pub(super) async fn keep(api: Api<PodObject>, node: &str, directory: &PodDirecto
                 events = start();
                 continue;
             }
-            Err(error @ (watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_))) => {
+            Err(
+                error @ (watcher::Error::InitialListFailed(_)
+                | watcher::Error::WatchStartFailed(_)
+                | watcher::Error::WatchFailed(kube::Error::Api(_))),
+            ) => {
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(
                         error = format!("{:#}", anyhow::Error::new(error)),
