@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/install.md");
 
+const RBAC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/rbac.yaml");
+
 /// Helm, or why the test is skipped: its library is not in apt, and PyPI may be out of reach.
 fn helm() -> Option<Helm> {
     match Helm::find_or_fetch() {
@@ -101,7 +103,6 @@ fn every_document_is_what_the_kubernetes_api_knows() -> anyhow::Result<()> {
         "config": { "clusterSource": "kubernetes", "tunnel": "always", "uplinks": ["eth0", "eth1"], "mtu": 9000 },
         "metrics": { "port": 9000, "address": "[::]", "annotations": false },
         "cni": { "binDir": "/usr/libexec/cni", "removeWhenUninstalled": false },
-        "apiServer": { "host": "10.0.0.1", "port": 6443 },
         "serviceAccount": { "annotations": { "a": "b" } },
         "extraCapabilities": ["SYS_RESOURCE"],
         "affinity": { "nodeAffinity": {} },
@@ -128,7 +129,6 @@ fn every_document_is_what_the_kubernetes_api_knows() -> anyhow::Result<()> {
     };
     assert_eq!(env("PODLANE_METRICS_ADDRESS"), Some(json!("[::]:9000")));
     assert_eq!(env("PODLANE_CNI_BIN_DIR"), Some(json!("/usr/libexec/cni")));
-    assert_eq!(env("KUBERNETES_SERVICE_PORT"), Some(json!("6443")));
     assert_eq!(env("PODLANE_LOG_LEVEL"), Some(json!("debug")));
     ensure!(
         pod["metadata"]["annotations"]["prometheus.io/port"].is_null()
@@ -198,6 +198,9 @@ fn the_manifest_and_the_agent_agree() -> anyhow::Result<()> {
     for word in words.iter().filter(|word| word.starts_with("--")) {
         ensure!(help.contains(word), "install-cni knows no {word}");
     }
+    // The permissions are those that the agent is tested with.
+    let rbac = documents(&fs_err::read_to_string(RBAC)?)?;
+    ensure!(of_kind(&plain, "ClusterRole")?["rules"] == of_kind(&rbac, "ClusterRole")?["rules"]);
     let docs = fs_err::read_to_string(DOCS)?;
     for capability in container["securityContext"]["capabilities"]["add"].as_array().context("add")? {
         let capability = capability.as_str().context("a capability")?;

@@ -13,13 +13,14 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
-use crate::pods::PodManager;
+use crate::pods::{PodManager, Record};
 
 pub use socket::{Socket, bind};
 
@@ -34,6 +35,10 @@ pub trait StatusSource: Send + Sync {
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
     /// Why the agent is not ready to attach pods, or not healthy; empty when it is: the answer to `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
+    /// The labels of an attachment's pod, where the cluster source knows them.
+    fn labels(&self, _record: &Record) -> Option<BTreeMap<String, String>> {
+        None
+    }
     /// Whether it has started: then a problem may concern pods that are there.
     fn started(&self) -> bool;
 }

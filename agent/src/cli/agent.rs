@@ -1,6 +1,7 @@
 //! `podlane agent`: the daemon.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
     net::SocketAddr,
     path::PathBuf,
@@ -17,18 +18,24 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::service;
 use crate::{
     api::{self, StatusSource},
-    cluster,
+    cluster::{self, PodDirectory, Surroundings},
     cni::Installation,
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
     metrics,
     netlink::Netlink,
     node::{NodeStatus, NodeTask, OVERLAY_DEVICE},
-    pods::PodManager,
+    pods::{PodManager, Record},
 };
 
 /// Settings come from flags, then the environment, then the config file, then defaults.
@@ -83,7 +90,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (status_sender, node_status) = watch::channel(NodeStatus::default());
     let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
     let (updates_sender, updates) = mpsc::channel(1);
-    let source = cluster::start(&config, updates_sender)?;
+    let (ready_sender, ready) = watch::channel(false);
+    let pods = PodDirectory::default();
+    let source = cluster::start(&config, updates_sender, Surroundings { ready, pods: pods.clone() })?;
     let (cluster_source, metrics_address) = (config.cluster_source, config.metrics_address);
     let installation = config.install_cni.then(|| Installation {
         plugin: None,
@@ -104,6 +113,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         manager: manager.clone(),
         node: node_status,
         restored: restored.clone(),
+        pods,
     };
     let status = Arc::new(status);
     let around = Around::start(&status, cluster_source, metrics_address, installation);
@@ -112,7 +122,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stopped.await.ok();
     };
     let mut server = tokio::spawn(api::serve(socket, manager.clone(), status.clone(), shutdown));
-    let reporting = tokio::spawn(service::report(status, socket_path));
+    let reporting = tokio::spawn(service::report(status, socket_path, ready_sender));
 
     let report = manager.restore().await.context("restoring the attachments")?;
     for problem in &report.problems {
@@ -176,6 +186,8 @@ struct Status {
     node: watch::Receiver<NodeStatus>,
     /// What went wrong when the attachments were restored; empty until that is done.
     restored: Arc<OnceLock<Vec<String>>>,
+    /// What the cluster says of this node's pods.
+    pods: PodDirectory,
 }
 
 /// The settings of the overlay.
@@ -234,6 +246,13 @@ impl StatusSource for Status {
         })
     }
 
+    fn labels(&self, record: &Record) -> Option<BTreeMap<String, String>> {
+        let details = self.pods.get(record.namespace.as_deref()?, record.pod.as_deref()?)?;
+        // A pod of a StatefulSet comes again under the same name.
+        let same = record.uid.as_ref().is_none_or(|uid| *uid == details.uid);
+        same.then(|| details.labels.clone())
+    }
+
     fn started(&self) -> bool {
         self.node.borrow().ready && self.restored.get().is_some()
     }
@@ -255,14 +274,19 @@ impl StatusSource for Status {
 }
 
 fn start_logging(config: &Config) {
+    // What these log of every failed request is told once, as a problem.
+    let others = if config.log_level > Level::INFO { config.log_level.into() } else { LevelFilter::OFF };
+    let filter = Targets::new()
+        .with_default(config.log_level)
+        .with_targets([("kube_client", others), ("kube_runtime", others)]);
     let log = tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

@@ -10,8 +10,9 @@ use clap::Args;
 use super::Places;
 use crate::api::SOCKET_NAME;
 use crate::api::client::Client;
+use crate::cluster::{self, KubernetesSettings};
 use crate::cni::Installation;
-use crate::config::{DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR};
+use crate::config::{Config, DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR, Settings};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -37,6 +38,18 @@ pub(super) struct InstallCniArgs {
     #[arg(long)]
     remove: bool,
 
+    /// Only where this DaemonSet of the cluster is gone or going, and what is removed is the configuration: for the
+    /// hook that ends an agent's container, which cannot tell an update from the end
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "remove")]
+    if_uninstalled: Option<String>,
+
+    /// The agent's config file, for how to reach the Kubernetes API [default: /etc/podlane/config.yaml, if it is there]
+    #[arg(long, env = "PODLANE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    kubernetes: KubernetesSettings,
+
     #[command(flatten)]
     places: Places,
 }
@@ -48,7 +61,13 @@ pub(super) fn run(args: &InstallCniArgs) -> anyhow::Result<ExitCode> {
         conf_dir: args.conf_dir.clone(),
         socket: std::path::absolute(args.places.run_dir.join(SOCKET_NAME))?,
     };
-    let said = if args.remove {
+    let said = if let Some(daemon_set) = &args.if_uninstalled {
+        if !is_uninstalled(args, daemon_set)? {
+            println!("{daemon_set} is still there: nothing is removed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        installation.remove_configuration()?
+    } else if args.remove {
         installation.remove()?
     } else {
         super::block_on(wait_ready(&installation.socket, Duration::from_secs(args.wait)))?;
@@ -56,6 +75,18 @@ pub(super) fn run(args: &InstallCniArgs) -> anyhow::Result<ExitCode> {
     };
     said.iter().for_each(|line| println!("{line}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks as the agent would: its config file counts.
+fn is_uninstalled(args: &InstallCniArgs, daemon_set: &str) -> anyhow::Result<bool> {
+    let Some((namespace, name)) = daemon_set.split_once('/') else {
+        bail!(
+            "--if-uninstalled: \"{daemon_set}\" is not a namespace, a slash and a name, such as kube-system/podlane"
+        );
+    };
+    let given = Settings { kubernetes: args.kubernetes.clone(), ..Settings::default() };
+    let settings = Config::resolve(given, args.config.as_deref())?.kubernetes;
+    super::block_on(cluster::is_uninstalled(&settings, namespace, name))
 }
 
 /// A runtime that finds a configuration sends pods at once: not before somebody is there to attach them.

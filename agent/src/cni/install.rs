@@ -59,19 +59,21 @@ impl Installation {
     /// # Errors
     /// Where a file cannot be removed.
     pub fn remove(&self) -> anyhow::Result<Vec<String>> {
-        let [plugin, conflist] = self.files();
-        let mut said = Vec::new();
         // The other way round: a configuration never names a plugin that is gone.
-        for path in [conflist, plugin] {
-            match fs_err::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => {
-                    other?;
-                    said.push(format!("removed {}", path.display()));
-                }
-            }
-        }
+        let mut said = self.remove_configuration()?;
+        let [plugin, _] = self.files();
+        said.extend(remove(&plugin)?);
         Ok(said)
+    }
+
+    /// Takes the configuration away: from now on the runtime starts no pods here. The plugin stays, for the pods that
+    /// are still to be detached.
+    ///
+    /// # Errors
+    /// Where the file cannot be removed.
+    pub fn remove_configuration(&self) -> anyhow::Result<Vec<String>> {
+        let [_, conflist] = self.files();
+        Ok(remove(&conflist)?.into_iter().collect())
     }
 
     /// Writes both once the agent can attach pods: a runtime that finds a configuration sends pods at once.
@@ -98,6 +100,16 @@ impl Installation {
 
     fn files(&self) -> [PathBuf; 2] {
         [self.bin_dir.join(PLUGIN), self.conf_dir.join(CONFLIST)]
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => {
+            other?;
+            Ok(Some(format!("removed {}", path.display())))
+        }
     }
 }
 

@@ -132,7 +132,12 @@ impl NodeTask {
         loop {
             tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.take(update),
+                    Some(update) => {
+                        self.take(update);
+                        while let Ok(update) = updates.try_recv() {
+                            self.take(update);
+                        }
+                    }
                     None => return Ok(()),
                 },
                 change = changes.next() => {
@@ -188,7 +193,8 @@ impl NodeTask {
     async fn pass(&mut self) {
         let mut status = match self.cluster.take() {
             Some(cluster) => {
-                let status = self.reconcile(&cluster).await;
+                let mut status = self.reconcile(&cluster).await;
+                status.problems.extend_from_slice(cluster.refused());
                 self.cluster = Some(cluster);
                 status
             }
