@@ -9,6 +9,11 @@ pub trait Address: Copy + Eq {
     /// The address with all but its first `prefix_len` bits cleared; lengths above [`Self::BITS`] change nothing.
     #[must_use]
     fn masked(self, prefix_len: u32) -> Self;
+
+    /// The last bits of the address's first `prefix_len` (1 to [`Self::BITS`]), as a number: up to 32 of them, or
+    /// those since the last multiple of 64.
+    #[must_use]
+    fn number(self, prefix_len: u32) -> u32;
 }
 
 /// An IPv4 address.
@@ -38,6 +43,11 @@ impl Address for Ip4 {
     fn masked(self, prefix_len: u32) -> Self {
         Self { addr: mask_word(u32::from_ne_bytes(self.addr), prefix_len).to_ne_bytes() }
     }
+
+    #[inline(always)]
+    fn number(self, prefix_len: u32) -> u32 {
+        u32::from_be_bytes(self.addr) >> (Self::BITS.wrapping_sub(prefix_len) & 31)
+    }
 }
 
 impl Address for Ip6 {
@@ -52,6 +62,15 @@ impl Address for Ip6 {
             mask_word(c, prefix_len.saturating_sub(64)),
             mask_word(d, prefix_len.saturating_sub(96)),
         ])
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+    fn number(self, prefix_len: u32) -> u32 {
+        let [a, b, c, d] = self.words();
+        let (high, low) = if prefix_len > 64 { (c, d) } else { (a, b) };
+        let half = u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+        (half >> (0_u32.wrapping_sub(prefix_len) & 63)) as u32
     }
 }
 
@@ -118,6 +137,15 @@ mod tests {
         }
         assert_eq!(address.masked(32), address);
         assert_eq!(address.masked(200), address);
+    }
+
+    #[test]
+    fn the_number_of_a_prefix_is_its_last_bits() {
+        let address = Ip4::from(Ipv4Addr::new(10, 244, 3, 7));
+        assert_eq!([32, 24, 8].map(|bits| address.number(bits)), [0x0af4_0307, 0x000a_f403, 10]);
+        let address = Ip6::from(Ipv6Addr::new(0xfd00, 0x244, 0, 5, 0, 0, 0xabcd, 0x1234));
+        let numbers = [128, 112, 64, 48, 32].map(|bits| address.number(bits));
+        assert_eq!(numbers, [0xabcd_1234, 0xabcd, 5, 0x0244_0000, 0xfd00_0244]);
     }
 
     #[test]

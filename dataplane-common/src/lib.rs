@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod route;
 mod settings;
+mod slot;
 mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
@@ -20,7 +21,8 @@ pub use flow::{FlowEntry, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD
 pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
-pub use settings::{PREFIX_LENGTHS, Settings, UPLINK_MACS};
+pub use settings::{ALL_PODS, ALL_ROUTES, PREFIX_LENGTHS, Settings, UPLINK_MACS};
+pub use slot::{POD_SLOTS, PodSlot, ROUTE_SLOTS, RouteSlot, pod_slot, route_slot};
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's

@@ -12,6 +12,10 @@ use crate::frame::Frame;
 
 /// A packet as a program is given it.
 pub trait Packet {
+    /// Whether no other program of ours sees the packet after this one has passed it: rare cases are then for this
+    /// one.
+    const LAST: bool;
+
     /// The whole length in bytes, from the Ethernet header on.
     fn size(&self) -> u32;
 
@@ -23,6 +27,8 @@ pub trait Packet {
 }
 
 impl Packet for TcContext {
+    const LAST: bool = true;
+
     #[inline(always)]
     fn size(&self) -> u32 {
         self.skb.len()
@@ -44,6 +50,8 @@ impl Packet for TcContext {
 }
 
 impl Packet for XdpContext {
+    const LAST: bool = false;
+
     #[inline(always)]
     fn size(&self) -> u32 {
         // SAFETY: a helper call on the program's own context (Linux 5.18; multi-buffer frames are longer than their

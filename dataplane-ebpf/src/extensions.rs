@@ -61,6 +61,8 @@ mod tests {
     struct Bytes(Vec<u8>);
 
     impl Packet for Bytes {
+        const LAST: bool = true;
+
         fn size(&self) -> u32 {
             self.0.len() as u32
         }

@@ -9,8 +9,8 @@ use crate::{Exit, context::Packet, frame::Frame, lookup::Lookup, symmetry};
 /// # Errors
 /// The reason why the packet is passed or dropped.
 #[inline(always)]
-pub fn find_pod<F: Lookup>(
-    packet: &impl Packet,
+pub fn find_pod<F: Lookup, P: Packet>(
+    packet: &P,
     base: usize,
     frame: &Frame<F>,
 ) -> Result<&'static PodEntry, Exit> {
@@ -29,7 +29,7 @@ pub fn find_pod<F: Lookup>(
         if F::pod(source).is_some() {
             return Err(DropReason::ForeignSource.into());
         }
-        if symmetry::is_about_fast_path(packet, base, ip) {
+        if P::LAST && symmetry::is_about_fast_path(packet, base, ip) {
             return Ok(pod);
         }
         return Err(PassReason::NotFromPod.into());

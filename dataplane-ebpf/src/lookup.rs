@@ -1,97 +1,162 @@
-//! Destination and source look-ups.
+//! Destination and source look-ups: in the slots first, an array's element whose place the address itself says; then,
+//! where the agent says that the slots do not hold everything, in the hashes.
 
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap};
 use dataplane_common::{
-    Address as _, FlowEntry, FlowKey, Ip4, Ip6, PREFIX_LENGTHS, PodEntry, RouteEntry, RouteKey,
+    ALL_PODS, ALL_ROUTES, Address as _, FlowEntry, FlowKey, Ip4, Ip6, POD_SLOTS, PREFIX_LENGTHS, PodEntry,
+    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, pod_slot, route_slot,
 };
 
 use crate::{
     family::{Family, Ipv4Header, Ipv6Header},
-    maps::{pods4, pods6, routes4, routes6, settings, stack_flows4, stack_flows6},
+    maps::{
+        FLOWS, GROWING, PODS, ROUTES, pod_slots4, pod_slots6, pods4, pods6, route_slots4, route_slots6,
+        routes4, routes6, settings, stack_flows4, stack_flows6,
+    },
 };
 
+/// A family's maps.
+pub struct Tables<A: 'static> {
+    pods: &'static HashMap<A, PodEntry, PODS, GROWING>,
+    pod_slots: &'static Array<PodSlot<A>, { POD_SLOTS as usize }>,
+    routes: &'static HashMap<RouteKey<A>, RouteEntry, ROUTES, GROWING>,
+    route_slots: &'static Array<RouteSlot<A>, { ROUTE_SLOTS as usize }>,
+    flows: &'static LruHashMap<FlowKey<A>, FlowEntry, FLOWS>,
+}
+
+/// A family's part of the settings.
+pub struct State {
+    prefix_lens: [u8; PREFIX_LENGTHS],
+    slot_prefix_len: u8,
+    slot_bits: u8,
+    all: u32,
+}
+
 /// A family whose pods and peers have maps.
-pub trait Lookup: Family {
+pub trait Lookup: Family<Address: 'static> {
+    /// Its maps.
+    fn tables() -> Tables<Self::Address>;
+
+    /// Its part of the settings.
+    fn state() -> Option<State>;
+
     /// The local pod with this address.
     ///
-    /// The reference is into the map: a concurrent deletion leaves it readable until the program ends (RCU), a
-    /// concurrent update replaces the whole entry (`htab_map_update_elem` swaps elements).
-    fn pod(address: Self::Address) -> Option<&'static PodEntry>;
+    /// The reference is into a map. In the hash, a concurrent deletion leaves it readable until the program ends
+    /// (RCU), a concurrent update replaces the whole entry (`htab_map_update_elem` swaps elements). A slot is emptied
+    /// before the agent writes another entry to it.
+    #[inline(always)]
+    fn pod(address: Self::Address) -> Option<&'static PodEntry> {
+        let tables = Self::tables();
+        match tables.pod_slots.get(pod_slot(address)) {
+            Some(slot) if slot.address == address && slot.pod.ifindex != 0 => return Some(&slot.pod),
+            _ => {}
+        }
+        if Self::state()?.all & ALL_PODS != 0 {
+            return None;
+        }
+        pod_in_hash::<Self>(&address)
+    }
 
-    /// The peer route with the longest prefix that holds this address.
-    fn route(address: Self::Address) -> Option<&'static RouteEntry>;
+    /// The peer route whose pod CIDR holds this address. No two do: the agent refuses clusters whose CIDRs overlap.
+    #[inline(always)]
+    fn route(address: Self::Address) -> Option<&'static RouteEntry> {
+        let state = Self::state()?;
+        let prefix_len = u32::from(state.slot_prefix_len);
+        match Self::tables().route_slots.get(route_slot(address, state.slot_bits.into())) {
+            // Where no slot is in use the length is 0, and so it is in them.
+            Some(slot) if slot.key == RouteKey::new(address, prefix_len) && prefix_len != 0 => {
+                Some(&slot.route)
+            }
+            _ if state.all & ALL_ROUTES != 0 => None,
+            _ => route_in_hash::<Self>(&address),
+        }
+    }
 
     /// The entry of a flow that has to go through the stack.
-    fn flow(key: &FlowKey<Self::Address>) -> Option<&'static FlowEntry>;
+    #[inline(always)]
+    fn flow(key: &FlowKey<Self::Address>) -> Option<&'static FlowEntry> {
+        // SAFETY: as for pods.
+        unsafe { Self::tables().flows.get(key) }
+    }
 
     /// Enters such a flow; one more than the map holds puts the longest unused out.
-    fn note_flow(key: &FlowKey<Self::Address>, entry: &FlowEntry);
-}
-
-impl Lookup for Ipv4Header {
     #[inline(always)]
-    fn pod(address: Ip4) -> Option<&'static PodEntry> {
-        // SAFETY: see the trait; the entry is only read.
-        unsafe { pods4.get(address) }
-    }
-
-    #[inline(always)]
-    fn route(address: Ip4) -> Option<&'static RouteEntry> {
-        // SAFETY: as above.
-        longest(settings.get(0)?.prefix_lens4, |len| unsafe { routes4.get(RouteKey::new(address, len)) })
-    }
-
-    #[inline(always)]
-    fn flow(key: &FlowKey<Ip4>) -> Option<&'static FlowEntry> {
-        // SAFETY: as above.
-        unsafe { stack_flows4.get(key) }
-    }
-
-    #[inline(always)]
-    fn note_flow(key: &FlowKey<Ip4>, entry: &FlowEntry) {
+    fn note_flow(key: &FlowKey<Self::Address>, entry: &FlowEntry) {
         // It fails only for want of memory; the flow's next packet tries again.
-        let _ = stack_flows4.insert(key, entry, 0);
+        let _ = Self::tables().flows.insert(key, entry, 0);
     }
 }
 
-impl Lookup for Ipv6Header {
-    #[inline(always)]
-    fn pod(address: Ip6) -> Option<&'static PodEntry> {
-        // SAFETY: see the trait; the entry is only read.
-        unsafe { pods6.get(address) }
-    }
-
-    #[inline(always)]
-    fn route(address: Ip6) -> Option<&'static RouteEntry> {
-        // SAFETY: as above.
-        longest(settings.get(0)?.prefix_lens6, |len| unsafe { routes6.get(RouteKey::new(address, len)) })
-    }
-
-    #[inline(always)]
-    fn flow(key: &FlowKey<Ip6>) -> Option<&'static FlowEntry> {
-        // SAFETY: as above.
-        unsafe { stack_flows6.get(key) }
-    }
-
-    #[inline(always)]
-    fn note_flow(key: &FlowKey<Ip6>, entry: &FlowEntry) {
-        // It fails only for want of memory; the flow's next packet tries again.
-        let _ = stack_flows6.insert(key, entry, 0);
-    }
+/// A function of its own, as every look-up has it behind it and hardly any comes here.
+#[inline(never)]
+fn pod_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static PodEntry> {
+    // SAFETY: see the trait; the entry is only read.
+    unsafe { F::tables().pods.get(address) }
 }
 
-/// The first hit over the prefix lengths in use; most clusters have one.
-#[inline(always)]
-fn longest<T>(lengths: [u8; PREFIX_LENGTHS], find: impl Fn(u32) -> Option<T>) -> Option<T> {
-    for length in lengths {
-        if length == 0 {
+/// The first hit over the prefix lengths in use. As above.
+#[inline(never)]
+fn route_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static RouteEntry> {
+    let (routes, state) = (F::tables().routes, F::state()?);
+    // One key for all lengths: the stack of a program and its functions is small.
+    let mut key = RouteKey { prefix_len: 0, prefix: *address };
+    for prefix_len in state.prefix_lens {
+        if prefix_len == 0 {
             break;
         }
-        if let Some(found) = find(u32::from(length)) {
+        key.prefix_len = prefix_len.into();
+        key.prefix = address.masked(prefix_len.into());
+        // SAFETY: as for pods.
+        if let Some(found) = unsafe { routes.get(key) } {
             return Some(found);
         }
     }
     None
 }
 
-// The masks above work on addresses as wide as the family's.
-const _: () = assert!(Ip4::BITS == 32 && Ip6::BITS == 128);
+impl Lookup for Ipv4Header {
+    #[inline(always)]
+    fn tables() -> Tables<Ip4> {
+        Tables {
+            pods: &pods4,
+            pod_slots: &pod_slots4,
+            routes: &routes4,
+            route_slots: &route_slots4,
+            flows: &stack_flows4,
+        }
+    }
+
+    #[inline(always)]
+    fn state() -> Option<State> {
+        settings.get(0).map(|now| State {
+            prefix_lens: now.prefix_lens4,
+            slot_prefix_len: now.slot_prefix_len4,
+            slot_bits: now.slot_bits4,
+            all: now.all_slots4,
+        })
+    }
+}
+
+impl Lookup for Ipv6Header {
+    #[inline(always)]
+    fn tables() -> Tables<Ip6> {
+        Tables {
+            pods: &pods6,
+            pod_slots: &pod_slots6,
+            routes: &routes6,
+            route_slots: &route_slots6,
+            flows: &stack_flows6,
+        }
+    }
+
+    #[inline(always)]
+    fn state() -> Option<State> {
+        settings.get(0).map(|now| State {
+            prefix_lens: now.prefix_lens6,
+            slot_prefix_len: now.slot_prefix_len6,
+            slot_bits: now.slot_bits6,
+            all: now.all_slots6,
+        })
+    }
+}

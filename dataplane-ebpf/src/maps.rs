@@ -7,21 +7,21 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    COUNTERS, Counter, FlowEntry, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey,
-    Settings,
+    COUNTERS, Counter, FlowEntry, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, POD_SLOTS, PodEntry, PodSlot,
+    ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings,
 };
 
 /// Entries are allocated as they come: an empty map costs its buckets only.
-const GROWING: usize = BPF_F_NO_PREALLOC as usize;
+pub(crate) const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Default size of the pod maps; the agent's `maxPods` changes it.
-const PODS: usize = 256;
+pub(crate) const PODS: usize = 256;
 
 /// Default size of the route maps; the agent's `maxRoutes` changes it.
-const ROUTES: usize = 8192;
+pub(crate) const ROUTES: usize = 8192;
 
 /// Default size of the maps of flows through the stack; the agent's `maxStackFlows` changes it.
-const FLOWS: usize = 32768;
+pub(crate) const FLOWS: usize = 32768;
 
 /// Local pods by IPv4 address.
 #[btf_map]
@@ -38,6 +38,22 @@ pub static routes4: HashMap<RouteKey<Ip4>, RouteEntry, ROUTES, GROWING> = HashMa
 /// Peer pod CIDRs, IPv6.
 #[btf_map]
 pub static routes6: HashMap<RouteKey<Ip6>, RouteEntry, ROUTES, GROWING> = HashMap::new();
+
+/// Local pods once more, where their IPv4 address says: see [`PodSlot`].
+#[btf_map]
+pub static pod_slots4: Array<PodSlot<Ip4>, { POD_SLOTS as usize }> = Array::new();
+
+/// Local pods once more, where their IPv6 address says.
+#[btf_map]
+pub static pod_slots6: Array<PodSlot<Ip6>, { POD_SLOTS as usize }> = Array::new();
+
+/// Peer pod CIDRs once more, where their IPv4 prefix says: see [`RouteSlot`].
+#[btf_map]
+pub static route_slots4: Array<RouteSlot<Ip4>, { ROUTE_SLOTS as usize }> = Array::new();
+
+/// Peer pod CIDRs once more, where their IPv6 prefix says.
+#[btf_map]
+pub static route_slots6: Array<RouteSlot<Ip6>, { ROUTE_SLOTS as usize }> = Array::new();
 
 /// Pod-to-pod flows that go through the kernel's stack, IPv4. Preallocated, as the kernel wants it of LRU maps.
 #[btf_map]

@@ -88,7 +88,7 @@ fn forward_frame<F: Terminates>(ctx: &XdpContext) -> Result<&'static PodEntry, E
     if is_ours(ctx, &frame) {
         return forward_inner::<F>(ctx);
     }
-    let pod = find_pod::<F>(ctx, 0, &frame)?;
+    let pod = find_pod::<F, _>(ctx, 0, &frame)?;
     // SAFETY: the frame is within the packet's bounds.
     unsafe { address_to_pod(frame.ethernet(), pod) };
     Ok(pod)
@@ -152,7 +152,7 @@ fn forward_inner<F: Family>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit>
 #[inline(always)]
 fn strip<F: Lookup>(ctx: &XdpContext, base: usize) -> Result<&'static PodEntry, Exit> {
     let frame = ctx.frame::<F>(base).ok_or(PassReason::Malformed)?;
-    let pod = find_pod::<F>(ctx, base, &frame)?;
+    let pod = find_pod::<F, _>(ctx, base, &frame)?;
     // SAFETY: a helper call on the program's own context. The packet is as it was if it fails.
     if unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), base as i32) } != 0 {
         return Err(PassReason::Malformed.into());

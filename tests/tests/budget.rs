@@ -19,12 +19,12 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to twice as many as later ones.
 const PROGRAMS: [(Hook, u32, u32); 6] = [
-    (Hook::FromPod, 2000, 13000),
-    (Hook::FromWire, 2600, 9000),
-    (Hook::FromOverlay, 2650, 9600),
-    (Hook::XdpFromWire, 4300, 33500),
-    (Hook::ToPod, 1650, 6500),
-    (Hook::ToWire, 1650, 6500),
+    (Hook::FromPod, 2600, 14000),
+    (Hook::FromWire, 3000, 10500),
+    (Hook::FromOverlay, 3050, 11000),
+    (Hook::XdpFromWire, 4300, 27000),
+    (Hook::ToPod, 2000, 5000),
+    (Hook::ToWire, 2000, 5000),
 ];
 
 /// Most kernel memory of all maps together, in bytes, with [`PODS`] local pods and [`NODES`] peer nodes in both families.

@@ -27,7 +27,7 @@ struct Access {
     masquerades: fn(&Client<'_>) -> bool,
 }
 
-const TRAFFIC: [Traffic; 3] = [Traffic::TcpSmall, Traffic::TcpBulk, Traffic::Udp];
+const TRAFFIC: [Traffic; 4] = [Traffic::TcpSmall, Traffic::TcpBulk, Traffic::Udp, Traffic::Sctp];
 
 /// The pod itself: it must not see its own address.
 fn is_backend(client: &Client<'_>) -> bool {

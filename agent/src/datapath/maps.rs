@@ -6,25 +6,30 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, MapData, PerCpuArray, xdp::DevMapHash},
 };
 use dataplane_common::{
-    Address, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PREFIX_LENGTHS,
-    PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index,
+    Counter, FlowGate, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS,
+    Verdict, counter_index,
 };
 use ipnetwork::IpNetwork;
 
+use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
 use crate::pods::PodEndpoint;
 
 /// The maps that are pinned, under these names.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 16] = [
     "pods4",
     "pods6",
     "routes4",
     "routes6",
+    "pod_slots4",
+    "pod_slots6",
+    "route_slots4",
+    "route_slots6",
     "nodes4",
     "nodes6",
     "stack_flows4",
@@ -83,39 +88,57 @@ pub(super) struct Maps {
     swept: [usize; 2],
 }
 
-struct FamilyMaps<A>
-where
-    A: aya::Pod,
-    RouteKey<A>: aya::Pod,
-    FlowKey<A>: aya::Pod,
-{
-    pods: HashMap<MapData, A, PodEntry>,
-    routes: HashMap<MapData, RouteKey<A>, RouteEntry>,
-    nodes: HashMap<MapData, A, NodeEntry>,
-    flows: HashMap<MapData, FlowKey<A>, FlowEntry>,
-}
-
 impl Maps {
     /// Takes the maps out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        Ok(Self {
-            v4: FamilyMaps {
-                pods: take(ebpf, "pods4")?,
-                routes: take(ebpf, "routes4")?,
-                nodes: take(ebpf, "nodes4")?,
-                flows: take(ebpf, "stack_flows4")?,
-            },
-            v6: FamilyMaps {
-                pods: take(ebpf, "pods6")?,
-                routes: take(ebpf, "routes6")?,
-                nodes: take(ebpf, "nodes6")?,
-                flows: take(ebpf, "stack_flows6")?,
-            },
+        let settings: Array<MapData, Settings> = take(ebpf, "settings")?;
+        let now = settings.get(&0, 0).context("reading settings")?;
+        let lengths4 = Lengths {
+            prefixes: now.prefix_lens4,
+            slot_prefix: now.slot_prefix_len4,
+            slot_bits: now.slot_bits4,
+        };
+        let lengths6 = Lengths {
+            prefixes: now.prefix_lens6,
+            slot_prefix: now.slot_prefix_len6,
+            slot_bits: now.slot_bits6,
+        };
+        let mut maps = Self {
+            v4: FamilyMaps::take(ebpf, "4", lengths4)?,
+            v6: FamilyMaps::take(ebpf, "6", lengths6)?,
             wire_ports: take(ebpf, "wire_ports")?,
             flow_gate: take(ebpf, "flow_gate")?,
-            settings: take(ebpf, "settings")?,
+            settings,
             counters: take(ebpf, "counters")?,
             swept: [0; 2],
+        };
+        // Another agent may have left them apart.
+        maps.distrust_slots()?;
+        maps.v4.align_slots().context("aligning the IPv4 slots")?;
+        maps.v6.align_slots().context("aligning the IPv6 slots")?;
+        maps.tell()?;
+        Ok(maps)
+    }
+
+    /// Tells the programs to look in the hashes for what the slots do not have.
+    fn distrust_slots(&mut self) -> anyhow::Result<()> {
+        self.change_settings(|now| Settings { all_slots4: 0, all_slots6: 0, ..now })
+    }
+
+    /// Tells the programs how to find routes, and which slots hold all there is.
+    fn tell(&mut self) -> anyhow::Result<()> {
+        let (lengths4, lengths6) = (self.v4.lengths(), self.v6.lengths());
+        let (all_slots4, all_slots6) = (self.v4.all_slots(), self.v6.all_slots());
+        self.change_settings(|now| Settings {
+            prefix_lens4: lengths4.prefixes,
+            prefix_lens6: lengths6.prefixes,
+            slot_prefix_len4: lengths4.slot_prefix,
+            slot_bits4: lengths4.slot_bits,
+            slot_prefix_len6: lengths6.slot_prefix,
+            slot_bits6: lengths6.slot_bits,
+            all_slots4,
+            all_slots6,
+            ..now
         })
     }
 
@@ -126,11 +149,11 @@ impl Maps {
     pub(super) fn set_pod(&mut self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
         let entry = PodEntry { ifindex: pod.ifindex, mac: pod.mac, host_mac: pod.host_mac };
         match address {
-            IpAddr::V4(address) => self.v4.pods.insert(Ip4::from(address), entry, 0),
-            IpAddr::V6(address) => self.v6.pods.insert(Ip6::from(address), entry, 0),
+            IpAddr::V4(address) => self.v4.set_pod(address.into(), entry),
+            IpAddr::V6(address) => self.v6.set_pod(address.into(), entry),
         }
-        .map_err(|error| full(error, "maxPods"))
-        .with_context(|| format!("adding the pod {address} to its map"))
+        .with_context(|| format!("adding the pod {address} to its map"))?;
+        self.tell()
     }
 
     /// Removes a local pod's address; not an error where it is not there.
@@ -138,11 +161,12 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses.
     pub(super) fn remove_pod(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        absent_is_fine(match address {
-            IpAddr::V4(address) => self.v4.pods.remove(&Ip4::from(address)),
-            IpAddr::V6(address) => self.v6.pods.remove(&Ip6::from(address)),
-        })
-        .with_context(|| format!("removing the pod {address} from its map"))
+        match address {
+            IpAddr::V4(address) => self.v4.remove_pod(address.into()),
+            IpAddr::V6(address) => self.v6.remove_pod(address.into()),
+        }
+        .with_context(|| format!("removing the pod {address} from its map"))?;
+        self.tell()
     }
 
     /// The local pods.
@@ -183,12 +207,17 @@ impl Maps {
                 }
             }
         }
-        let (lens4, mut problems) = prefix_lengths(wanted4.iter().map(|(key, _)| key.prefix_len));
-        let (lens6, problems6) = prefix_lengths(wanted6.iter().map(|(key, _)| key.prefix_len));
-        problems.extend(problems6);
-        self.v4.set_routes(&wanted4).context("writing routes4")?;
-        self.v6.set_routes(&wanted6).context("writing routes6")?;
-        self.change_settings(|now| Settings { prefix_lens4: lens4, prefix_lens6: lens6, ..now })?;
+        let (plan4, plan6) = (self.v4.plan_routes(wanted4), self.v6.plan_routes(wanted6));
+        if plan4.moves || plan6.moves {
+            // A slot is empty for a moment when it changes: the hashes have the answer meanwhile.
+            self.distrust_slots()?;
+        }
+        let problems = plan4.problems.iter().chain(&plan6.problems).cloned().collect();
+        let gone4 = self.v4.add_routes(plan4).context("writing routes4")?;
+        let gone6 = self.v6.add_routes(plan6).context("writing routes6")?;
+        self.tell()?;
+        self.v4.remove_routes(&gone4).context("writing routes4")?;
+        self.v6.remove_routes(&gone6).context("writing routes6")?;
         Ok(problems)
     }
 
@@ -263,14 +292,15 @@ impl Maps {
     /// # Errors
     /// Where a map cannot be read.
     pub(super) fn entries(&self) -> anyhow::Result<[(&'static str, usize); 8]> {
+        let ([pods4, routes4, nodes4], [pods6, routes6, nodes6]) = (self.v4.entries()?, self.v6.entries()?);
         let [flows4, flows6] = self.swept;
         Ok([
-            ("pods4", number(self.v4.pods.keys()).context("reading pods4")?),
-            ("pods6", number(self.v6.pods.keys()).context("reading pods6")?),
-            ("routes4", number(self.v4.routes.keys()).context("reading routes4")?),
-            ("routes6", number(self.v6.routes.keys()).context("reading routes6")?),
-            ("nodes4", number(self.v4.nodes.keys()).context("reading nodes4")?),
-            ("nodes6", number(self.v6.nodes.keys()).context("reading nodes6")?),
+            ("pods4", pods4),
+            ("pods6", pods6),
+            ("routes4", routes4),
+            ("routes6", routes6),
+            ("nodes4", nodes4),
+            ("nodes6", nodes6),
             ("stack_flows4", flows4),
             ("stack_flows6", flows6),
         ])
@@ -295,85 +325,6 @@ impl Maps {
         }
         Ok(sums)
     }
-}
-
-impl<A> FamilyMaps<A>
-where
-    A: Address + Ord + std::hash::Hash + aya::Pod,
-    RouteKey<A>: aya::Pod,
-    FlowKey<A>: aya::Pod,
-{
-    fn set_routes(&mut self, wanted: &[(RouteKey<A>, RouteEntry)]) -> anyhow::Result<()> {
-        let mut present: std::collections::HashMap<RouteKey<A>, RouteEntry> =
-            self.routes.iter().collect::<Result<_, _>>()?;
-        // New ones first: a route that only moves to another next hop never leaves a gap.
-        for (key, entry) in wanted {
-            if present.remove(key) != Some(*entry) {
-                self.routes.insert(key, entry, 0).map_err(|error| full(error, "maxRoutes"))?;
-            }
-        }
-        for key in present.keys() {
-            absent_is_fine(self.routes.remove(key))?;
-        }
-        Ok(())
-    }
-
-    fn set_nodes(&mut self, mut wanted: BTreeSet<A>) -> anyhow::Result<()> {
-        let present: Vec<(A, NodeEntry)> = self.nodes.iter().collect::<Result<_, _>>()?;
-        let mut last = 0;
-        for (address, entry) in present {
-            last = last.max(entry.id);
-            if !wanted.remove(&address) {
-                absent_is_fine(self.nodes.remove(&address))?;
-            }
-        }
-        for (address, id) in wanted.into_iter().zip(last + 1..) {
-            self.nodes.insert(address, NodeEntry { id }, 0).map_err(|error| full(error, "maxRoutes"))?;
-        }
-        Ok(())
-    }
-
-    fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
-        let flows: Vec<(FlowKey<A>, FlowEntry)> = self.flows.iter().collect::<Result<_, _>>()?;
-        let mut remaining = flows.len();
-        for (key, flow) in flows {
-            if now.saturating_sub(Duration::from_nanos(flow.last_seen)) > ages.of(key.protocol) {
-                absent_is_fine(self.flows.remove(&key))?;
-                remaining -= 1;
-            }
-        }
-        Ok(remaining)
-    }
-
-    fn has_no_flows(&self) -> anyhow::Result<bool> {
-        Ok(self.flows.keys().next().transpose()?.is_none())
-    }
-}
-
-/// How many keys there are. A map that changes meanwhile may be counted a little wrong.
-fn number<K>(mut keys: impl Iterator<Item = Result<K, MapError>>) -> Result<usize, MapError> {
-    keys.try_fold(0, |number, key| key.map(|_| number + 1))
-}
-
-/// The distinct lengths, longest first, as the programs try them.
-fn prefix_lengths(lengths: impl Iterator<Item = u32>) -> ([u8; PREFIX_LENGTHS], Vec<String>) {
-    let distinct: BTreeSet<u8> = lengths.filter_map(|length| u8::try_from(length).ok()).collect();
-    let mut list = [0; PREFIX_LENGTHS];
-    for (slot, length) in list.iter_mut().zip(distinct.iter().rev()) {
-        *slot = *length;
-    }
-    let left_out: Vec<String> =
-        distinct.iter().rev().skip(PREFIX_LENGTHS).map(|length| format!("/{length}")).collect();
-    let problems = if left_out.is_empty() {
-        Vec::new()
-    } else {
-        vec![format!(
-            "peer pod CIDRs have {} different prefix lengths, the fast path tries {PREFIX_LENGTHS}: those of {} go through the kernel; use fewer lengths",
-            distinct.len(),
-            left_out.join(", ")
-        )]
-    };
-    (list, problems)
 }
 
 fn entry(route: PeerRoute) -> RouteEntry {
@@ -403,7 +354,7 @@ pub struct FlowAges {
 }
 
 impl FlowAges {
-    fn of(&self, protocol: u8) -> Duration {
+    pub(super) fn of(&self, protocol: u8) -> Duration {
         if i32::from(protocol) == libc::IPPROTO_TCP { self.tcp } else { self.other }
     }
 }
@@ -412,45 +363,75 @@ fn endpoint(entry: PodEntry) -> PodEndpoint {
     PodEndpoint { ifindex: entry.ifindex, mac: entry.mac, host_mac: entry.host_mac }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<M>
-where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
-{
-    let map = ebpf.take_map(name).ok_or_else(|| anyhow!("the embedded object has no map {name}"))?;
-    M::try_from(map).with_context(|| format!("the map {name} is not what this agent expects"))
-}
-
-/// `E2BIG` from a map means that it is full.
-fn full(error: MapError, setting: &str) -> anyhow::Error {
-    match &error {
-        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
-            anyhow!("the map is full: raise {setting}")
-        }
-        _ => error.into(),
-    }
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane_common::{ALL_PODS, ALL_ROUTES};
 
-    #[test]
-    fn prefix_lengths_are_distinct_and_longest_first() {
-        assert_eq!(prefix_lengths([24, 26, 24, 16].into_iter()), ([26, 24, 16, 0], vec![]));
+    /// Real maps of the running kernel; the tests of this crate run as root.
+    fn maps() -> Maps {
+        Maps::take(&mut super::super::load_unpinned().unwrap()).unwrap()
+    }
+
+    fn all_slots(maps: &Maps) -> (u32, u32) {
+        let now = maps.settings.get(&0, 0).unwrap();
+        (now.all_slots4, now.all_slots6)
+    }
+
+    fn pod(ifindex: u32) -> PodEndpoint {
+        PodEndpoint { ifindex, mac: [2; 6], host_mac: [4; 6] }
+    }
+
+    fn route(ifindex: u32) -> PeerRoute {
+        PeerRoute { ifindex, mtu: 1500, next_hop: PeerNextHop::Direct("192.168.1.12".parse().unwrap()) }
     }
 
     #[test]
-    fn more_prefix_lengths_than_the_programs_try_are_named() {
-        let (list, problems) = prefix_lengths([16, 20, 22, 24, 26].into_iter());
-        assert_eq!(list, [26, 24, 22, 20]);
-        assert!(problems[0].contains("those of /16 go through the kernel"), "{problems:?}");
+    fn pods_that_share_a_slot_are_told_to_the_programs_until_one_leaves() {
+        let mut maps = maps();
+        assert_eq!(
+            all_slots(&maps),
+            (ALL_PODS | ALL_ROUTES, ALL_PODS | ALL_ROUTES),
+            "nothing is in its slots"
+        );
+        let (first, second) = ("10.244.1.2".parse().unwrap(), "10.244.5.2".parse().unwrap());
+        maps.set_pod(first, pod(7)).unwrap();
+        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
+        maps.set_pod(second, pod(8)).unwrap();
+        assert_eq!(all_slots(&maps), (ALL_ROUTES, ALL_PODS | ALL_ROUTES));
+        assert_eq!(maps.pods().unwrap().len(), 2);
+        assert_eq!(
+            maps.v4.slot_of_pod(Ip4 { addr: [10, 244, 1, 2] }).pod.ifindex,
+            7,
+            "who was first keeps it"
+        );
+        maps.remove_pod(first).unwrap();
+        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
+        assert_eq!(
+            maps.v4.slot_of_pod(Ip4 { addr: [10, 244, 5, 2] }).pod.ifindex,
+            8,
+            "the other one moves up"
+        );
+    }
+
+    #[test]
+    fn routes_are_in_the_slots_of_the_length_that_most_have() {
+        let mut maps = maps();
+        let routes = |cidrs: &[(&str, u32)]| {
+            cidrs.iter().map(|(cidr, ifindex)| (cidr.parse().unwrap(), route(*ifindex))).collect()
+        };
+        maps.set_routes(&routes(&[("10.244.2.0/24", 3), ("10.244.3.0/24", 3), ("fd00:244:1::/64", 3)]))
+            .unwrap();
+        assert_eq!(all_slots(&maps), (ALL_PODS | ALL_ROUTES, ALL_PODS | ALL_ROUTES));
+        // A /26 is left to the hash; what changes is in its slot as well.
+        maps.set_routes(&routes(&[("10.244.2.0/24", 9), ("10.244.3.0/24", 3), ("10.244.4.64/26", 3)]))
+            .unwrap();
+        assert_eq!(all_slots(&maps), (ALL_PODS, ALL_PODS | ALL_ROUTES));
+        let now = maps.settings.get(&0, 0).unwrap();
+        assert_eq!((now.slot_prefix_len4, now.slot_bits4, now.prefix_lens4), (24, 24, [26, 24, 0, 0]));
+        assert_eq!(maps.v4.slot_of_route(Ip4 { addr: [10, 244, 2, 0] }).route.ifindex, 9);
+        maps.set_routes(&routes(&[("10.244.3.0/24", 3)])).unwrap();
+        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
+        assert_eq!(maps.v4.slot_of_route(Ip4 { addr: [10, 244, 2, 0] }).key.prefix_len, 0);
     }
 }

@@ -5,11 +5,13 @@
 
 mod attach;
 mod bpffs;
+mod family;
 mod features;
 mod kernel_types;
 mod maps;
 mod redirect_errors;
 mod remove;
+mod slots;
 mod xdp;
 
 use std::{

@@ -9,7 +9,8 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
 use dataplane_common::{
-    Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    ALL_PODS, ALL_ROUTES, Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, PodSlot, RouteEntry, RouteKey,
+    RouteSlot, Settings, Verdict, counter_index, pod_slot, route_slot,
 };
 use podlane_tests::Run;
 use podlane_tests::bench::ProgramSize;
@@ -128,15 +129,23 @@ fn devices(load: Load) -> Result<(u32, u32)> {
 fn fill_pods(ours: &mut Ebpf, floors: &mut Ebpf, pods: u32, entry: PodEntry) -> Result<()> {
     let mut pods4: HashMap<MapData, Ip4, PodEntry> = take(ours, "pods4")?;
     let mut pods6: HashMap<MapData, Ip6, PodEntry> = take(ours, "pods6")?;
+    let mut slots4: Array<MapData, PodSlot<Ip4>> = take(ours, "pod_slots4")?;
+    let mut slots6: Array<MapData, PodSlot<Ip6>> = take(ours, "pod_slots6")?;
     let mut floor: HashMap<MapData, Ip4, PodEntry> = take(floors, "floor_pods")?;
     for index in 0..pods {
         for address in [local_pod(index, false), local_pod(index, true)] {
             match address {
                 IpAddr::V4(address) => {
-                    pods4.insert(Ip4::from(address), entry, 0)?;
-                    floor.insert(Ip4::from(address), entry, 0)?;
+                    let address = Ip4::from(address);
+                    pods4.insert(address, entry, 0)?;
+                    slots4.set(pod_slot(address), PodSlot { address, pod: entry }, 0)?;
+                    floor.insert(address, entry, 0)?;
                 }
-                IpAddr::V6(address) => pods6.insert(Ip6::from(address), entry, 0)?,
+                IpAddr::V6(address) => {
+                    let address = Ip6::from(address);
+                    pods6.insert(address, entry, 0)?;
+                    slots6.set(pod_slot(address), PodSlot { address, pod: entry }, 0)?;
+                }
             }
         }
     }
@@ -146,6 +155,8 @@ fn fill_pods(ours: &mut Ebpf, floors: &mut Ebpf, pods: u32, entry: PodEntry) -> 
 fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
     let mut routes4: HashMap<MapData, RouteKey<Ip4>, RouteEntry> = take(ours, "routes4")?;
     let mut routes6: HashMap<MapData, RouteKey<Ip6>, RouteEntry> = take(ours, "routes6")?;
+    let mut slots4: Array<MapData, RouteSlot<Ip4>> = take(ours, "route_slots4")?;
+    let mut slots6: Array<MapData, RouteSlot<Ip6>> = take(ours, "route_slots6")?;
     let entry = |kind: NextHopKind, next_hop| RouteEntry {
         kind: kind as u16,
         ifindex,
@@ -161,15 +172,34 @@ fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
     for node in 0..nodes {
         for pod in [remote_pod(node, false), remote_pod(node, true)] {
             match pod {
-                IpAddr::V4(pod) => routes4.insert(RouteKey::new(Ip4::from(pod), 24), entry4, 0)?,
-                IpAddr::V6(pod) => routes6.insert(RouteKey::new(Ip6::from(pod), 64), entry6, 0)?,
+                IpAddr::V4(pod) => {
+                    let key = RouteKey::new(Ip4::from(pod), 24);
+                    routes4.insert(key, entry4, 0)?;
+                    slots4.set(route_slot(key.prefix, 24), RouteSlot { key, route: entry4 }, 0)?;
+                }
+                IpAddr::V6(pod) => {
+                    let key = RouteKey::new(Ip6::from(pod), 64);
+                    routes6.insert(key, entry6, 0)?;
+                    slots6.set(route_slot(key.prefix, 48), RouteSlot { key, route: entry6 }, 0)?;
+                }
             }
         }
     }
     let mut settings: Array<MapData, Settings> = take(ours, "settings")?;
-    let lengths =
-        Settings { prefix_lens4: [24, 0, 0, 0], prefix_lens6: [64, 0, 0, 0], ..bytemuck::Zeroable::zeroed() };
-    settings.set(0, lengths, 0)?;
+    // As the agent does where addresses and pod CIDRs are given out one after the other: `local_pod`, `remote_pod`.
+    let all = ALL_PODS | ALL_ROUTES;
+    let now = Settings {
+        prefix_lens4: [24, 0, 0, 0],
+        prefix_lens6: [64, 0, 0, 0],
+        slot_prefix_len4: 24,
+        slot_bits4: 24,
+        slot_prefix_len6: 64,
+        slot_bits6: 48,
+        all_slots4: all,
+        all_slots6: all,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    settings.set(0, now, 0)?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ pub mod latency;
 pub mod path;
 pub mod ping;
 pub mod pins;
+pub mod sctp;
 pub mod source;
 pub mod state;
 pub mod steady;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::path::Path;
-use super::{icmp, tcp, udp};
+use super::{icmp, sctp, tcp, udp};
 
 /// A kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +18,14 @@ pub enum Traffic {
     Icmp,
     /// Datagrams larger than the MTU that are echoed.
     Fragments,
+    /// An association with one message.
+    Sctp,
 }
 
 impl Traffic {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::TcpBulk, Self::TcpSmall, Self::Udp, Self::Icmp, Self::Fragments];
+    pub const ALL: [Self; 6] =
+        [Self::TcpBulk, Self::TcpSmall, Self::Udp, Self::Icmp, Self::Fragments, Self::Sctp];
 
     /// Its name in a test's cell.
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Traffic {
             Self::Udp => "udp",
             Self::Icmp => "icmp",
             Self::Fragments => "fragments",
+            Self::Sctp => "sctp",
         }
     }
 
@@ -43,6 +47,7 @@ impl Traffic {
             Self::Udp => udp::small(path),
             Self::Icmp => icmp::echo(path),
             Self::Fragments => udp::fragments(path),
+            Self::Sctp => sctp::message(path),
         }
     }
 }

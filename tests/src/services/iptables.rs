@@ -28,7 +28,7 @@ fn rules(service: &Service, host_port: bool) -> String {
         "-A KUBE-POSTROUTING -j MASQUERADE --random-fully".to_owned(),
         "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000".to_owned(),
     ];
-    for protocol in ["tcp", "udp"] {
+    for protocol in super::PROTOCOLS {
         lines.extend(one_service(service, protocol));
     }
     lines.push("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS".to_owned());
@@ -88,7 +88,7 @@ fn portmap(service: &Service) -> Vec<String> {
         "-A CNI-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000".to_owned(),
         "-A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE".to_owned(),
     ];
-    for protocol in ["tcp", "udp"] {
+    for protocol in super::PROTOCOLS {
         let port = format!("-p {protocol} -m {protocol} --dport {HOST_PORT}");
         lines.extend([
             format!("-A CNI-HOSTPORT-DNAT -p {protocol} -m multiport --dports {HOST_PORT} -j CNI-DN-0"),

@@ -30,6 +30,9 @@ impl Rules {
     }
 }
 
+/// What the service is offered over.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+
 /// Service port of the cluster IP.
 const SERVICE_PORT: u16 = 80;
 /// Port of every node.
@@ -39,7 +42,7 @@ const HOST_PORT: u16 = 8081;
 /// Where the backend listens.
 const BACKEND_PORT: u16 = 8080;
 
-/// A service in one family, over TCP and UDP, with one backend.
+/// A service in one family, over TCP, UDP and SCTP, with one backend.
 #[derive(Debug, Clone, Copy)]
 pub struct Service {
     family: Family,

@@ -15,7 +15,7 @@ fn rules(service: &Service, host_port: bool) -> String {
     };
     let (cluster_ip, backend, cidr) = (service.cluster_ip(), service.backend(), service.cluster_cidr());
     let (service_ip, service_port, backend_ip) = (cluster_ip.ip(), cluster_ip.port(), backend.ip());
-    let chains: String = ["tcp", "udp"]
+    let chains: String = super::PROTOCOLS
         .map(|protocol| {
             format!(
                 "
@@ -35,7 +35,7 @@ fn rules(service: &Service, host_port: bool) -> String {
         })
         .concat();
     let host_ports = if host_port {
-        format!("fib daddr type local meta l4proto {{ tcp, udp }} th dport {HOST_PORT} jump hostport")
+        format!("fib daddr type local meta l4proto {{ tcp, udp, sctp }} th dport {HOST_PORT} jump hostport")
     } else {
         String::new()
     };
@@ -44,18 +44,20 @@ fn rules(service: &Service, host_port: bool) -> String {
     map service-ips {{
         type {address_type} . inet_proto . inet_service : verdict
         elements = {{ {service_ip} . tcp . {service_port} : goto service-tcp,
-                      {service_ip} . udp . {service_port} : goto service-udp }}
+                      {service_ip} . udp . {service_port} : goto service-udp,
+                      {service_ip} . sctp . {service_port} : goto service-sctp }}
     }}
     map service-nodeports {{
         type inet_proto . inet_service : verdict
-        elements = {{ tcp . {NODE_PORT} : goto external-tcp, udp . {NODE_PORT} : goto external-udp }}
+        elements = {{ tcp . {NODE_PORT} : goto external-tcp, udp . {NODE_PORT} : goto external-udp,
+                      sctp . {NODE_PORT} : goto external-sctp }}
     }}
     chain mark-for-masquerade {{
         mark set mark or 0x4000
     }}{chains}
     chain hostport {{
         {ip} saddr {backend_ip} jump mark-for-masquerade
-        meta l4proto {{ tcp, udp }} dnat to {backend}
+        meta l4proto {{ tcp, udp, sctp }} dnat to {backend}
     }}
     chain services {{
         {ip} daddr . meta l4proto . th dport vmap @service-ips

@@ -9,13 +9,14 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
     programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, tc},
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PassReason,
-    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind,
+    NodeEntry, PassReason, PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, Verdict,
+    counter_index, pod_slot, route_slot,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -26,8 +27,8 @@ pub const POD_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 /// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-/// In a /28 of that CIDR with a next hop of its own.
-pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 241);
+/// On a peer node whose pod CIDR is shorter than most, a /28: it has no slot. Its next hop is of a kind from the future.
+pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 241);
 /// Behind a next hop of a kind from the future.
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
@@ -135,6 +136,15 @@ impl Case {
     }
 }
 
+/// Where the programs find pods and routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// In the hashes; the slots are empty.
+    Hashes,
+    /// In the slots; the hashes have nothing but what has no slot.
+    Slots,
+}
+
 /// With flows through the stack switched on, those are the UDP flows from port 40000 to port 5201 of pod A to pod B, of
 /// pod A to the remote pod, and of the remote pod to pod B, in both families.
 pub struct Fixture {
@@ -152,11 +162,11 @@ pub struct Fixture {
 
 impl Fixture {
     /// Runs `work` on a fixture in a network namespace that ends with it.
-    pub fn with<T: Send + 'static>(work: impl FnOnce(&mut Self) -> T + Send + 'static) -> T {
+    pub fn with<T: Send + 'static>(tables: Tables, work: impl FnOnce(&mut Self) -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET)
                 .expect("packet tests need root, for a network namespace and BPF");
-            work(&mut Self::new())
+            work(&mut Self::new(tables))
         });
         match thread.join() {
             Ok(result) => result,
@@ -164,7 +174,7 @@ impl Fixture {
         }
     }
 
-    fn new() -> Self {
+    fn new(tables: Tables) -> Self {
         let (pod_a, pod_b) = (interface("pla", HOST_MAC_A), interface("plb", HOST_MAC_B));
         let uplink = interface("uplink", UPLINK_MAC);
         let mut ebpf = podlane::datapath::load_unpinned().unwrap();
@@ -199,6 +209,27 @@ impl Fixture {
             RouteEntry { next_hop: PEER6.octets(), ..route4(NextHopKind::Direct6 as u16, uplink, MTU, PEER) };
         routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
 
+        let (mut all_slots4, mut all_slots6) = (0, 0);
+        if tables == Tables::Slots {
+            let (pods4, routes4) =
+                (drain(&mut pods4, |_| true), drain(&mut routes4, |key| key.prefix_len == 24));
+            fill(&mut ebpf, "pod_slots4", pods4, |address, pod| {
+                (pod_slot(address), PodSlot { address, pod })
+            });
+            fill(&mut ebpf, "route_slots4", routes4, |key, route| {
+                (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
+            });
+            let (pods6, routes6) = (drain(&mut pods6, |_| true), drain(&mut routes6, |_| true));
+            fill(&mut ebpf, "pod_slots6", pods6, |address, pod| {
+                (pod_slot(address), PodSlot { address, pod })
+            });
+            fill(&mut ebpf, "route_slots6", routes6, |key, route| {
+                (route_slot(key.prefix, key.prefix_len), RouteSlot { key, route })
+            });
+            // The hash still has the /28.
+            (all_slots4, all_slots6) = (ALL_PODS, ALL_PODS | ALL_ROUTES);
+        }
+
         let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
         nodes4.insert(Ip4::from(PEER), NodeEntry { id: 1 }, 0).unwrap();
         let mut nodes6: HashMap<_, Ip6, NodeEntry> = map(&mut ebpf, "nodes6");
@@ -212,6 +243,12 @@ impl Fixture {
         let now = Settings {
             prefix_lens4: [28, 24, 0, 0],
             prefix_lens6: [64, 0, 0, 0],
+            slot_prefix_len4: 24,
+            slot_bits4: 24,
+            slot_prefix_len6: 64,
+            slot_bits6: 64,
+            all_slots4,
+            all_slots6,
             node4: Ip4::from(NODE),
             node6: Ip6::from(NODE6),
             uplink_macs: [UPLINK_MAC, [0; 6]],
@@ -459,4 +496,30 @@ fn interface(name: &str, mac: [u8; 6]) -> u32 {
         assert!(status.success(), "ip {}", arguments.join(" "));
     }
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// Takes entries out of a hash.
+fn drain<K: aya::Pod, V: aya::Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    which: impl Fn(&K) -> bool,
+) -> Vec<(K, V)> {
+    let entries = hash.iter().collect::<Result<Vec<_>, MapError>>().unwrap();
+    let entries: Vec<_> = entries.into_iter().filter(|(key, _)| which(key)).collect();
+    for (key, _) in &entries {
+        hash.remove(key).unwrap();
+    }
+    entries
+}
+
+fn fill<K, V, S: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    entries: Vec<(K, V)>,
+    slot: impl Fn(K, V) -> (u32, S),
+) {
+    let mut slots: Array<MapData, S> = map(ebpf, name);
+    for (key, value) in entries {
+        let (place, value) = slot(key, value);
+        slots.set(place, value, 0).unwrap();
+    }
 }

@@ -222,7 +222,11 @@ fn passing() -> Vec<Case> {
         pass("TTL 0 to a remote pod", Packet { ttl: 0, ..to(REMOTE) }.bytes(), PassReason::HopLimit),
         pass("hop limit 1 to a remote pod", Packet { ttl: 1, ..to6(REMOTE6) }.bytes(), PassReason::HopLimit),
         pass("a next hop of an unknown kind", to(REMOTE_UNKNOWN).bytes(), PassReason::UnknownNextHop),
-        pass("the longest prefix wins", to(REMOTE_LONGER).bytes(), PassReason::UnknownNextHop),
+        pass(
+            "a pod CIDR of another length than most, in the hash",
+            to(REMOTE_LONGER).bytes(),
+            PassReason::UnknownNextHop,
+        ),
     ]
 }
 

@@ -9,7 +9,7 @@ use etherparse::{IpNumber, PacketBuilder};
 use crate::{
     fixture::{
         Case, Fixture, From, HOST_MAC_B, MAC_B, NODE, NODE6, OVERLAY_MAC, OVERLAY_PEER_MAC, PEER, PEER_MAC,
-        PEER6, POD_A, POD_B, POD_B6, REMOTE, REMOTE6, UPLINK_MAC,
+        PEER6, POD_A, POD_B, POD_B6, REMOTE, REMOTE6, Tables, UPLINK_MAC,
     },
     packet::{Ip, Packet, arp},
 };
@@ -171,7 +171,7 @@ pub fn verdicts() -> Vec<&'static str> {
 
 #[test]
 fn from_overlay_does_what_its_table_says() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         fixture.attach(Hook::FromOverlay, From::Overlay);
         let mut failures = Vec::new();
         for (name, frame, expected) in received() {

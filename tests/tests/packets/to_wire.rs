@@ -5,7 +5,7 @@ use dataplane_common::{Hook, Ip4, Ip6, MARK_FORWARDED, MARK_POD_TO_POD, PassReas
 use crate::{
     fixture::{
         Case, Fixture, From, HOST_MAC_B, MAC_B, NODE, PEER, PEER_MAC, POD_A, POD_B, POD_B6, REMOTE, REMOTE6,
-        UPLINK_MAC, udp_flow,
+        Tables, UPLINK_MAC, udp_flow,
     },
     packet::{Ip, Packet, arp},
 };
@@ -77,7 +77,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         let flow = udp_flow(Ip4::from(REMOTE), Ip4::from(POD_A)).reversed();
         assert!(!fixture.has_flow4(&flow));
         let packet = out(Ip::V4(REMOTE, POD_A)).bytes();
@@ -94,7 +94,7 @@ fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
 
 #[test]
 fn what_the_programs_have_forwarded_or_seen_go_in_is_not_noted() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         let flow = udp_flow(Ip4::from(POD_A), Ip4::from(REMOTE)).reversed();
         let packet = out(Ip::V4(POD_A, REMOTE)).bytes();
         for mark in [MARK_FORWARDED, MARK_POD_TO_POD, MARK_POD_TO_POD | 0x4000] {

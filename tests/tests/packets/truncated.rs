@@ -5,7 +5,8 @@ use dataplane_common::{Forwarded, Hook, PassReason, Verdict};
 
 use crate::{
     fixture::{
-        Case, Fixture, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, PEER_MAC, POD_A, POD_B, REMOTE, UPLINK_MAC,
+        Case, Fixture, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, PEER_MAC, POD_A, POD_B, REMOTE, Tables,
+        UPLINK_MAC,
     },
     packet::{Ip, Packet},
 };
@@ -44,7 +45,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn frames_too_short_for_an_ip_header_are_left_to_the_kernel() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         for (hook, from, packet) in whole() {
             fixture.attach(hook, from);
             let bytes = packet.bytes();
@@ -58,7 +59,7 @@ fn frames_too_short_for_an_ip_header_are_left_to_the_kernel() {
 
 #[test]
 fn frames_too_short_for_an_ethernet_header_cannot_be_sent_at_all() {
-    Fixture::with(|fixture| {
+    Fixture::with(Tables::Slots, |fixture| {
         for (hook, from, packet) in whole() {
             for length in 0..ETHERNET {
                 let sent = fixture.send(hook, from, &packet.bytes()[..length]);
