@@ -1,6 +1,7 @@
 //! The operator's commands, one a file.
 
 mod agent;
+mod bench;
 mod cleanup;
 mod install_cni;
 mod service;
@@ -28,6 +29,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Make the container runtime call Podlane: write plugin and network configuration once the agent is ready
     InstallCni(install_cni::InstallCniArgs),
+    /// Measure the network between two pods, or two nodes
+    Bench(bench::BenchArgs),
     /// Remove every trace of Podlane from this node, its pods' interfaces included
     Cleanup(cleanup::CleanupArgs),
 }
@@ -54,6 +57,7 @@ impl Cli {
             Command::Agent(args) => agent::run(*args),
             Command::Status(args) => status::run(&args),
             Command::InstallCni(args) => install_cni::run(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Cleanup(args) => cleanup::run(&args),
         }
     }
