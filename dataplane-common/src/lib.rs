@@ -13,6 +13,7 @@ mod pod;
 mod route;
 mod settings;
 mod slot;
+mod tunnel;
 mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
@@ -23,6 +24,7 @@ pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
 pub use settings::{ALL_PODS, ALL_ROUTES, PREFIX_LENGTHS, Settings, UPLINK_MACS};
 pub use slot::{POD_SLOTS, PodSlot, ROUTE_SLOTS, RouteSlot, pod_slot, route_slot};
+pub use tunnel::TunnelEntry;
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's

@@ -35,6 +35,10 @@ static scenario: Array<Scenario, 1> = Array::new();
 #[btf_map]
 static target: ProgramArray<1> = ProgramArray::new();
 
+/// The XDP program to give frames to.
+#[btf_map]
+static wire_target: ProgramArray<1> = ProgramArray::new();
+
 /// As `pods4`, for [`floor_lookup`].
 #[btf_map]
 static floor_pods: HashMap<Ip4, PodEntry, 256, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
@@ -102,10 +106,13 @@ fn inject4(ctx: XdpContext) -> u32 {
     inject(&ctx, xdp_action::XDP_PASS)
 }
 
-/// The same, sent to the other end of its device: its native XDP program sees it there.
-#[xdp]
-fn transmit4(ctx: XdpContext) -> u32 {
-    inject(&ctx, xdp_action::XDP_TX)
+/// The same, given to the XDP program in `wire_target`, as the device's driver would.
+#[xdp(frags)]
+fn receive4(ctx: XdpContext) -> u32 {
+    let action = inject(&ctx, xdp_action::XDP_DROP);
+    // SAFETY: the verifier has checked both programs.
+    unsafe { wire_target.tail_call(&ctx, 0) };
+    action
 }
 
 #[inline(always)]
@@ -124,14 +131,26 @@ fn inject(ctx: &XdpContext, action: u32) -> u32 {
 #[btf_map]
 static arrived: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Counts and drops.
+/// Counts and drops packets.
 #[classifier]
 fn drop_all(_ctx: TcContext) -> i32 {
+    count_arrival();
+    TC_ACT_SHOT
+}
+
+/// Counts and drops frames.
+#[xdp]
+fn drop_frames(_ctx: XdpContext) -> u32 {
+    count_arrival();
+    xdp_action::XDP_DROP
+}
+
+#[inline(always)]
+fn count_arrival() {
     if let Some(count) = arrived.get_ptr_mut(0) {
         // SAFETY: this CPU's own element.
         unsafe { *count += 1 };
     }
-    TC_ACT_SHOT
 }
 
 /// Restores an IPv4 packet and runs the target.

@@ -2,7 +2,9 @@
 
 use dataplane_common::{DropReason, PassReason, PodEntry};
 
-use crate::{Exit, context::Packet, frame::Frame, lookup::Lookup, symmetry};
+use crate::{
+    Exit, context::Packet, family::Family, frame::Frame, lookup::Lookup, redirect::address_to_pod, symmetry,
+};
 
 /// Finds the local pod that a packet is for. `base` is where the frame starts in the packet.
 ///
@@ -29,7 +31,7 @@ pub fn find_pod<F: Lookup, P: Packet>(
         if F::pod(source).is_some() {
             return Err(DropReason::ForeignSource.into());
         }
-        if P::LAST && symmetry::is_about_fast_path(packet, base, ip) {
+        if P::LAST && ip.hop_limit() > 1 && symmetry::is_about_fast_path(packet, base, ip) {
             return Ok(pod);
         }
         return Err(PassReason::NotFromPod.into());
@@ -38,5 +40,17 @@ pub fn find_pod<F: Lookup, P: Packet>(
         return Err(PassReason::Options.into());
     }
     symmetry::check(packet, base, ip)?;
+    // This node is a hop on the way, as the kernel's own forwarding is.
+    if ip.hop_limit() <= 1 {
+        return Err(PassReason::HopLimit.into());
+    }
     Ok(pod)
+}
+
+/// Makes the frame that a packet has come in the pod's: one hop less, and its MAC addresses.
+#[inline(always)]
+pub fn hand_over<F: Family>(frame: &mut Frame<F>, pod: &PodEntry) {
+    F::decrement_hop_limit(frame);
+    // SAFETY: a frame is within the packet's bounds.
+    unsafe { address_to_pod(frame.ethernet(), pod) };
 }

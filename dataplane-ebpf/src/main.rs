@@ -15,32 +15,41 @@ use dataplane_ebpf::{
     from_pod, from_wire,
     log::log_drop,
     lookup::Lookup,
+    outer::OuterHeader,
     overlay,
-    redirect::{self, address_to_pod, to_peer, to_tunnel},
-    redirect_errors, symmetry, xdp as wire,
+    redirect::{self, to_peer, to_tunnel},
+    redirect_errors, symmetry, unwrap, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = for_host(&ctx).and_then(|ip| match ip {
         Ip::V4 => from_pod::forward::<Ipv4Header>(&ctx),
         Ip::V6 => from_pod::forward::<Ipv6Header>(&ctx),
     });
-    finish(&ctx, Hook::FromPod, outcome)
+    finish(&ctx, Hook::FromPod, length, outcome)
 }
 
 /// tc ingress of each uplink.
 #[classifier]
 fn from_wire(ctx: TcContext) -> i32 {
-    finish(&ctx, Hook::FromWire, for_host(&ctx).and_then(|ip| receive(&ctx, ip)))
+    // As it has arrived: the overlay's headers count.
+    let length = ctx.len();
+    let outcome = for_host(&ctx).and_then(|ip| match ip {
+        Ip::V4 => receive_wrapped::<Ipv4Header>(&ctx),
+        Ip::V6 => receive_wrapped::<Ipv6Header>(&ctx),
+    });
+    finish(&ctx, Hook::FromWire, length, outcome)
 }
 
 /// tc ingress of the overlay device.
 #[classifier]
 fn from_overlay(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = overlay::check_origin(&ctx).and_then(|()| for_host(&ctx)).and_then(|ip| receive(&ctx, ip));
-    finish(&ctx, Hook::FromOverlay, outcome)
+    finish(&ctx, Hook::FromOverlay, length, outcome)
 }
 
 /// tc egress of each pod's host-side interface.
@@ -120,11 +129,18 @@ fn receive(ctx: &TcContext, ip: Ip) -> Result<Forward<'static>, Exit> {
 }
 
 #[inline(always)]
+fn receive_wrapped<F: OuterHeader>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
+    match unwrap::receive::<F>(ctx)? {
+        Some(pod) => Ok(Forward::ToPod(pod)),
+        None => receive_family::<F>(ctx),
+    }
+}
+
+#[inline(always)]
 fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let pod = from_wire::find_pod(ctx, 0, &frame)?;
-    // SAFETY: the frame is within the packet's bounds.
-    unsafe { address_to_pod(frame.ethernet(), pod) };
+    from_wire::hand_over(&mut frame, pod);
     Ok(Forward::ToPod(pod))
 }
 
@@ -152,16 +168,17 @@ fn leave(ctx: &TcContext, hook: Hook) -> i32 {
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'
 /// programs, and then the kernel, have the packet.
 #[inline(always)]
-fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) -> i32 {
-    let length = ctx.len();
+fn finish(ctx: &TcContext, hook: Hook, length: u32, outcome: Result<Forward<'static>, Exit>) -> i32 {
     let (verdict, action) = match outcome {
         Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
         Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),
-        Ok(Forward::ToTunnel(route)) => match to_tunnel(ctx, route) {
-            Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
-            // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
-            None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
-        },
+        Ok(Forward::ToTunnel { route, tunnel, congestion }) => {
+            match to_tunnel(ctx, route, tunnel, congestion) {
+                Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
+                // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
+                None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
+            }
+        }
         Err(Exit::Pass(reason)) => {
             if reason.is_pod_to_pod() {
                 // SAFETY: a field of the program's context.

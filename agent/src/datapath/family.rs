@@ -1,8 +1,9 @@
 //! One IP family's maps: hashes, and the slots that repeat them.
 
 use std::{
-    collections::{BTreeSet, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     hash::Hash,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -171,16 +172,14 @@ where
     }
 
     pub(super) fn set_nodes(&mut self, mut wanted: BTreeSet<A>) -> anyhow::Result<()> {
-        let present: Vec<(A, NodeEntry)> = self.nodes.iter().collect::<Result<_, _>>()?;
-        let mut last = 0;
-        for (address, entry) in present {
-            last = last.max(entry.id);
+        let present: Vec<A> = self.nodes.keys().collect::<Result<_, _>>()?;
+        for address in present {
             if !wanted.remove(&address) {
                 absent_is_fine(self.nodes.remove(&address))?;
             }
         }
-        for (address, id) in wanted.into_iter().zip(last + 1..) {
-            self.nodes.insert(address, NodeEntry { id }, 0).map_err(|error| full(error, "maxRoutes"))?;
+        for address in wanted {
+            self.set_tunnel(address, 0)?;
         }
         Ok(())
     }
@@ -192,6 +191,38 @@ where
             number(self.routes.keys()).context("reading the routes")?,
             number(self.nodes.keys()).context("reading the nodes")?,
         ])
+    }
+
+    /// Notes the number of a peer's tunnel.
+    pub(super) fn set_tunnel(&mut self, peer: A, tunnel: u32) -> anyhow::Result<()> {
+        self.nodes.insert(peer, NodeEntry { tunnel }, 0).map_err(|error| full(error, "maxRoutes"))
+    }
+
+    /// The peers that have a tunnel, and its number.
+    pub(super) fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>>
+    where
+        A: Into<IpAddr>,
+    {
+        let mut numbers = BTreeMap::new();
+        for item in self.nodes.iter() {
+            let (address, NodeEntry { tunnel }) = item?;
+            if tunnel != 0 {
+                numbers.insert(address.into(), tunnel);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// The tunnels that routes refer to.
+    pub(super) fn tunnels_in_use(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let mut numbers = BTreeSet::new();
+        for item in self.routes.iter() {
+            let (_, entry) = item.context("reading the routes")?;
+            if entry.tunnel != 0 {
+                numbers.insert(u32::from(entry.tunnel));
+            }
+        }
+        Ok(numbers)
     }
 
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {

@@ -1,17 +1,18 @@
 //! Forwarding alone: frames come in at a node's uplink, and are counted and dropped at the pod. No socket, no process:
 //! what is left is the way between.
 //!
-//! They appear at the uplink as from its driver. Native XDP sits in the driver: for it they are sent from the cable's
-//! other end, whose cost is part of the figure.
+//! They appear at the uplink as from its driver. Where native XDP sits there, its program has them as the driver would
+//! give them to it, and what it redirects is dropped at the pod before there is an skb as well: the others' packets
+//! never are without one.
 
 use std::mem::size_of;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::EbpfLoader;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
 use aya::programs::tc::TcAttachType;
-use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya_ebpf_bindings::bindings::xdp_md;
 use dataplane_common::bench::{Scenario, Series};
 use etherparse::PacketBuilder;
@@ -55,16 +56,30 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
     map.set(0, scenario, 0)?;
     let arrived: PerCpuArray<MapData, u64> =
         floors.take_map("arrived").context("no map arrived")?.try_into()?;
-    let drop_all: &mut SchedClassifier =
-        floors.program_mut("drop_all").context("no program drop_all")?.try_into()?;
-    drop_all.load()?;
-    pod.run(|| drop_all.attach("eth0", TcAttachType::Ingress))?.context("attaching to the pod's eth0")?;
     let native: bool = xdp.parse()?;
-    let (injector, at) = if native { ("transmit4", &from) } else { ("inject4", &node) };
+    if native {
+        let mut wire_target: ProgramArray<MapData> =
+            floors.take_map("wire_target").context("no map wire_target")?.try_into()?;
+        wire_target.set(0, &xdp_program_of(&node)?, 0)?;
+        let drop_frames: &mut Xdp =
+            floors.program_mut("drop_frames").context("no drop_frames")?.try_into()?;
+        drop_frames.load()?;
+        let attached = pod.run(|| drop_frames.attach("eth0", XdpMode::Driver))?;
+        attached.context("attaching XDP to the pod's eth0")?;
+        // The program array goes with its last user: keep it.
+        std::mem::forget(wire_target);
+    } else {
+        let drop_all: &mut SchedClassifier =
+            floors.program_mut("drop_all").context("no drop_all")?.try_into()?;
+        drop_all.load()?;
+        let attached = pod.run(|| drop_all.attach("eth0", TcAttachType::Ingress))?;
+        attached.context("attaching to the pod's eth0")?;
+    }
+    let injector = if native { "receive4" } else { "inject4" };
     let inject: &mut Xdp = floors.program_mut(injector).context("no such program")?.try_into()?;
     inject.load()?;
 
-    at.run(|| -> Result<f64> {
+    node.run(|| -> Result<f64> {
         stay_on_one_cpu()?;
         let context = xdp_md {
             data: 0,
@@ -100,6 +115,17 @@ pub fn rate(arguments: &[String]) -> Result<f64> {
         );
         Ok(f64::from(u32::try_from(passed)?) / time.as_secs_f64())
     })?
+}
+
+/// The XDP program at a node's uplink.
+fn xdp_program_of(node: &Namespace) -> Result<ProgramFd> {
+    let links = node.command(["ip", "-json", "link", "show", UPLINK]).read()?;
+    let links: serde_json::Value = serde_json::from_str(&links)?;
+    let id = links.pointer("/0/xdp/prog/id").and_then(serde_json::Value::as_u64);
+    let id = id.with_context(|| format!("no XDP program at the uplink: {links}"))?;
+    let mut programs = aya::programs::loaded_programs();
+    let info = programs.find_map(|info| info.ok().filter(|info| u64::from(info.id()) == id));
+    Ok(info.with_context(|| format!("no program {id}"))?.fd()?)
 }
 
 /// The MAC address of a node's uplink.

@@ -24,7 +24,8 @@ fn with_flows(case: Case) -> Case {
 }
 
 fn to_pod(name: &'static str, packet: &Packet) -> Case {
-    let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..packet.clone() }.bytes();
+    let ttl = packet.ttl - 1;
+    let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ttl, ..packet.clone() }.bytes();
     case(name, packet.bytes(), Verdict::Forwarded(Forwarded::ToPod), expected)
 }
 
@@ -88,7 +89,9 @@ fn packets() -> Vec<Case> {
     let base = from_to(REMOTE, POD_B);
     vec![
         to_pod("from a remote pod", &base),
-        to_pod("from a remote pod, TTL 1: the last hop", &Packet { ttl: 1, ..base.clone() }),
+        to_pod("from a remote pod, TTL 2", &Packet { ttl: 2, ..base.clone() }),
+        pass("TTL about to expire", Packet { ttl: 1, ..base.clone() }.bytes(), PassReason::HopLimit),
+        pass("hop limit about to expire", Packet { ttl: 1, ..v6.clone() }.bytes(), PassReason::HopLimit),
         pass(
             "from a peer node, whose replies go through the stack",
             from_to(peer, POD_B).bytes(),

@@ -36,7 +36,9 @@ pub fn cases() -> Vec<Case> {
             let expected = cut.clone();
             cases.push(Case::new("cut off", hook, from, cut, verdict, expected));
         }
-        let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..packet }.bytes();
+        // The receiving node is a hop, the sending pod's node none to its own pods.
+        let ttl = if hook == Hook::FromWire { packet.ttl - 1 } else { packet.ttl };
+        let expected = Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ttl, ..packet }.bytes();
         let verdict = Verdict::Forwarded(Forwarded::ToPod);
         cases.push(Case::new("whole", hook, from, bytes, verdict, expected));
     }

@@ -105,7 +105,7 @@ impl Figures<'_> {
                 self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "forwarding-pps"),
             ),
             at_least(
-                "forwarding alone, frames from the wire to a pod a second: XDP native (sent over the cable) ÷ host-gw, netfilter on both"
+                "forwarding alone, frames from the wire to a pod a second: XDP native ÷ host-gw, netfilter on both"
                     .to_owned(),
                 3.0,
                 self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-pps"),
