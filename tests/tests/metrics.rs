@@ -147,6 +147,7 @@ fn probes_tell_alive_from_ready_and_metrics_a_source_that_fails() -> anyhow::Res
     // Alive, but it can attach nothing.
     let (head, body) = get(node, "/healthz")?;
     ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    ensure!(get(node, "/livez")?.0.starts_with("HTTP/1.1 200"));
     let said: Value = serde_json::from_str(&body)?;
     ensure!(said["healthy"] == false && said["ready"] == false, "{said}");
     let (head, body) = get(node, "/readyz")?;

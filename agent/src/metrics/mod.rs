@@ -55,6 +55,8 @@ pub struct Sources {
 pub async fn serve(address: SocketAddr, sources: Sources) {
     let router = Router::new()
         .route("/healthz", get(healthz))
+        // Kubernetes' newer name for it.
+        .route("/livez", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(sources);
