@@ -10,6 +10,7 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 mod failpoint;
+pub mod metrics;
 pub mod netlink;
 pub mod node;
 pub mod pods;

@@ -51,12 +51,20 @@ fn refusal(node: &Node, words: &[&str]) -> anyhow::Result<()> {
 }
 
 #[test]
-fn overlapping_pod_cidrs_are_refused_with_both_names() -> anyhow::Result<()> {
-    let lab = Lab::builder().nodes(2).podlane_stopped(Binaries::find()?).build()?;
+fn overlapping_pod_cidrs_are_refused_with_both_names_and_the_rest_goes_on() -> anyhow::Result<()> {
+    let lab = Lab::builder().nodes(3).podlane_stopped(Binaries::find()?).build()?;
     let mut cluster = lab.cluster();
     cluster.nodes[1].pod_cidrs = vec!["10.244.1.128/25".parse()?];
     lab.write_cluster(&cluster)?;
-    refusal(lab.node(1), &["10.244.1.128/25", "10.244.1.0/24", "node1", "node2"])
+    let agent = lab.node(1).agent()?;
+    agent.start()?;
+    wait_for_status(agent, "named the overlap", |status, code| {
+        let problems = problems(status);
+        let named = ["10.244.1.128/25", "10.244.1.0/24", "node1", "node2"];
+        let peers: Vec<_> =
+            status["peers"].as_array().into_iter().flatten().map(|peer| &peer["name"]).collect();
+        named.iter().all(|word| problems.contains(word)) && peers == ["node3"] && code == Some(1)
+    })
 }
 
 #[test]

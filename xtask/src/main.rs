@@ -6,7 +6,9 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod image;
 mod kernels;
+mod manifest;
 mod privilege;
 mod progress;
 mod setup;
@@ -37,6 +39,10 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Boot older and newer kernels in a virtual machine and run the packet tests in them
     Kernels(kernels::KernelsArgs),
+    /// Build the container image
+    Image(image::ImageArgs),
+    /// Render the plain Kubernetes manifest from the Helm chart
+    Manifest(manifest::ManifestArgs),
     /// Measure the dataplane against other pod networks, and its programs by themselves
     Bench(bench::BenchArgs),
 }
@@ -56,6 +62,8 @@ fn run(cli: Cli) -> Result<()> {
         Task::Setup(args) => setup::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Image(args) => image::run(&args),
+        Task::Manifest(args) => manifest::run(&args),
         Task::Demo(args) => {
             lab("the demo builds network namespaces and loads eBPF programs")?;
             demo::run(args)

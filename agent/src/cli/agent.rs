@@ -1,7 +1,9 @@
 //! `podlane agent`: the daemon.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -16,16 +18,24 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
+use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::service;
 use crate::{
     api::{self, StatusSource},
-    cluster,
+    cluster::{self, PodDirectory, Surroundings},
+    cni::Installation,
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
+    metrics,
     netlink::Netlink,
     node::{NodeStatus, NodeTask, OVERLAY_DEVICE, PassRequest},
-    pods::PodManager,
+    pods::{PodManager, Record},
     repairs::Repairs,
 };
 
@@ -61,6 +71,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let socket = api::bind(&socket_path)?;
     crate::failpoint::look_in(&config.run_dir);
     crate::rcu::prepare(&config.run_dir);
+    crate::sysctl::use_dir(config.sysctl_dir.clone());
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {
         bpf_dir: config.bpf_dir.clone(),
@@ -83,7 +94,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let manager =
         PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network, repairs.clone())?;
     let (updates_sender, updates) = mpsc::channel(1);
-    let source = cluster::start(&config, updates_sender)?;
+    let (ready_sender, ready) = watch::channel(false);
+    let pods = PodDirectory::default();
+    let source = cluster::start(&config, updates_sender, Surroundings { ready, pods: pods.clone() })?;
+    let (cluster_source, metrics_address) = (config.cluster_source, config.metrics_address);
+    let installation = config.install_cni.then(|| Installation {
+        plugin: None,
+        bin_dir: config.cni_bin_dir.clone(),
+        conf_dir: config.cni_conf_dir.clone(),
+        socket: socket_path.clone(),
+    });
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
     let task =
@@ -101,14 +121,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         restored: restored.clone(),
         repairs,
         passes,
+        pods,
     };
     let status = Arc::new(status);
+    let around = Around::start(&status, cluster_source, metrics_address, installation);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         stopped.await.ok();
     };
     let mut server = tokio::spawn(api::serve(socket, manager.clone(), status.clone(), shutdown));
-    let reporting = tokio::spawn(service::report(status, socket_path));
+    let reporting = tokio::spawn(service::report(status, socket_path, ready_sender));
 
     let report = manager.restore().await.context("restoring the attachments")?;
     for problem in &report.problems {
@@ -128,11 +150,42 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     service::stopping();
     reporting.abort();
+    around.stop();
     source.abort();
     node.abort();
     keeper.abort();
     stop.send(()).ok();
     server.await.context("the API task died")?
+}
+
+/// What runs beside the agent's work.
+struct Around(Vec<tokio::task::JoinHandle<()>>);
+
+impl Around {
+    fn start(
+        status: &Arc<Status>,
+        cluster_source: cluster::SourceSetting,
+        metrics_address: Option<SocketAddr>,
+        installation: Option<Installation>,
+    ) -> Self {
+        let sources = metrics::Sources {
+            datapath: status.datapath.clone(),
+            manager: status.manager.clone(),
+            node: status.node.clone(),
+            status: status.clone(),
+            cluster_source,
+        };
+        let metrics = metrics_address.map(|address| tokio::spawn(metrics::serve(address, sources)));
+        let install = installation.map(|installation| {
+            let status = status.clone();
+            tokio::spawn(async move { installation.when_ready(&*status).await })
+        });
+        Self(metrics.into_iter().chain(install).collect())
+    }
+
+    fn stop(&self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 /// What `GET /v1/status` and `GET /healthz` answer.
@@ -146,6 +199,8 @@ struct Status {
     restored: Arc<OnceLock<Vec<String>>>,
     repairs: Repairs,
     passes: mpsc::Sender<PassRequest>,
+    /// What the cluster says of this node's pods.
+    pods: PodDirectory,
 }
 
 /// The settings of the overlay.
@@ -206,6 +261,13 @@ impl StatusSource for Status {
         })
     }
 
+    fn labels(&self, record: &Record) -> Option<BTreeMap<String, String>> {
+        let details = self.pods.get(record.namespace.as_deref()?, record.pod.as_deref()?)?;
+        // A pod of a StatefulSet comes again under the same name.
+        let same = record.uid.as_ref().is_none_or(|uid| *uid == details.uid);
+        same.then(|| details.labels.clone())
+    }
+
     fn started(&self) -> bool {
         self.node.borrow().ready && self.restored.get().is_some()
     }
@@ -247,14 +309,19 @@ impl Status {
 }
 
 fn start_logging(config: &Config) {
+    // What these log of every failed request is told once, as a problem.
+    let others = if config.log_level > Level::INFO { config.log_level.into() } else { LevelFilter::OFF };
+    let filter = Targets::new()
+        .with_default(config.log_level)
+        .with_targets([("kube_client", others), ("kube_runtime", others)]);
     let log = tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

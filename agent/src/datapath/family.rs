@@ -184,6 +184,15 @@ where
         Ok(())
     }
 
+    /// How many pods, routes and nodes there are.
+    pub(super) fn entries(&self) -> anyhow::Result<[usize; 3]> {
+        Ok([
+            number(self.pods.keys()).context("reading the pods")?,
+            number(self.routes.keys()).context("reading the routes")?,
+            number(self.nodes.keys()).context("reading the nodes")?,
+        ])
+    }
+
     /// Notes the number of a peer's tunnel.
     pub(super) fn set_tunnel(&mut self, peer: A, tunnel: u32) -> anyhow::Result<()> {
         self.nodes.insert(peer, NodeEntry { tunnel }, 0).map_err(|error| full(error, "maxRoutes"))
@@ -266,6 +275,11 @@ where
     pub(super) fn slot_of_route(&self, address: A) -> RouteSlot<A> {
         self.route_slots.in_kernel(route_slot(address, self.lengths.slot_bits.into()))
     }
+}
+
+/// How many keys there are. A map that changes meanwhile may be counted a little wrong.
+fn number<K>(mut keys: impl Iterator<Item = Result<K, MapError>>) -> Result<usize, MapError> {
+    keys.try_fold(0, |number, key| key.map(|_| number + 1))
 }
 
 /// The distinct lengths, longest first, as the programs try them.

@@ -93,6 +93,8 @@ pub(super) struct Maps {
     flow_gate: Array<MapData, FlowGate>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
+    /// How many flows the last sweep has left, by family.
+    swept: [usize; 2],
 }
 
 impl Maps {
@@ -118,6 +120,7 @@ impl Maps {
             flow_gate: take(ebpf, "flow_gate")?,
             settings,
             counters: take(ebpf, "counters")?,
+            swept: [0; 2],
         };
         // Another agent may have left them apart.
         maps.distrust_slots()?;
@@ -327,9 +330,11 @@ impl Maps {
     /// shuts the gate when none is left. `now` is `CLOCK_MONOTONIC`; returns how many flows remain.
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
         if self.flow_gate.get(&0, 0).context("reading flow_gate")?.open == 0 {
+            self.swept = [0; 2];
             return Ok(0);
         }
-        let remaining = self.v4.sweep_flows(now, ages)? + self.v6.sweep_flows(now, ages)?;
+        self.swept = [self.v4.sweep_flows(now, ages)?, self.v6.sweep_flows(now, ages)?];
+        let remaining = self.swept.iter().sum();
         if remaining == 0 {
             self.flow_gate.set(0, FlowGate { open: 0 }, 0).context("writing flow_gate")?;
             // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
@@ -343,6 +348,25 @@ impl Maps {
     /// Opens or shuts the gate of the flows through the stack.
     pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
         self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
+    }
+
+    /// How many entries the hash maps have; those of flows, which can be many, at the last sweep.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub(super) fn entries(&self) -> anyhow::Result<[(&'static str, usize); 8]> {
+        let ([pods4, routes4, nodes4], [pods6, routes6, nodes6]) = (self.v4.entries()?, self.v6.entries()?);
+        let [flows4, flows6] = self.swept;
+        Ok([
+            ("pods4", pods4),
+            ("pods6", pods6),
+            ("routes4", routes4),
+            ("routes6", routes6),
+            ("nodes4", nodes4),
+            ("nodes6", nodes6),
+            ("stack_flows4", flows4),
+            ("stack_flows6", flows6),
+        ])
     }
 
     /// The counters, summed over the CPUs.

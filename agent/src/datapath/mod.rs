@@ -31,6 +31,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapInfo,
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
 use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
@@ -99,6 +100,17 @@ impl Options {
             vxlan_port: 8472,
         }
     }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    /// The map.
+    pub name: &'static str,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many it can have.
+    pub capacity: u32,
 }
 
 /// The loaded programs and their maps.
@@ -412,6 +424,20 @@ impl Datapath {
     /// Where the map cannot be read.
     pub fn counters(&self) -> anyhow::Result<Vec<(Hook, Verdict, Counter)>> {
         self.state().maps.counters()
+    }
+
+    /// How full the maps are; the capacity is that of the maps that are pinned, which older settings may have made.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn map_use(&self) -> anyhow::Result<Vec<MapUse>> {
+        let entries = self.state().maps.entries()?;
+        let with_capacity = entries.into_iter().map(|(name, entries)| {
+            let info =
+                MapInfo::from_pin(self.dir.join(name)).with_context(|| format!("asking about {name}"))?;
+            Ok(MapUse { name, entries, capacity: info.max_entries() })
+        });
+        with_capacity.collect()
     }
 
     /// The programs' log records as they come, where `logDrops` has been set.

@@ -154,7 +154,7 @@ mod tests {
     fn dual_stack() -> Masquerade {
         let own = node("node1", &["192.168.1.11", "fd00:1::11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
         let peer = node("node2", &["192.168.1.12"], &["10.244.2.0/24"]);
-        let cluster = Cluster::new(vec![own.clone(), peer]).unwrap();
+        let cluster = Cluster::of([own.clone(), peer]);
         Masquerade::new(&own, &cluster, ["uplink"])
     }
 

@@ -21,7 +21,7 @@ mod xdp;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -80,6 +80,10 @@ pub struct NodeStatus {
     pub problems: Vec<String>,
     /// What else is wrong: about one peer, the speed, the way outside.
     pub warnings: Vec<String>,
+    /// When a pass last went through.
+    pub reconciled: Option<SystemTime>,
+    /// The cluster source has been read, and can be.
+    pub source_up: bool,
 }
 
 /// The task that keeps the node as the cluster says.
@@ -161,7 +165,12 @@ impl NodeTask {
                     self.look_closely();
                 }
                 update = updates.recv() => match update {
-                    Some(update) => self.take(update),
+                    Some(update) => {
+                        self.take(update);
+                        while let Ok(update) = updates.try_recv() {
+                            self.take(update);
+                        }
+                    }
                     None => return Ok(()),
                 },
                 change = changes.next() => {
@@ -245,12 +254,15 @@ impl NodeTask {
     async fn pass(&mut self) {
         let mut status = match self.cluster.take() {
             Some(cluster) => {
-                let status = self.reconcile(&cluster).await;
+                let mut status = self.reconcile(&cluster).await;
+                status.warnings.extend_from_slice(cluster.refused());
                 self.cluster = Some(cluster);
                 status
             }
             None => NodeStatus::default(),
         };
+        status.source_up = self.cluster.is_some() && self.cluster_problem.is_none();
+        status.reconciled = status.reconciled.or(self.status.borrow().reconciled);
         match (&self.cluster, self.cluster_problem.clone()) {
             // Whatever was known stays in force.
             (Some(_), problem) => status.warnings.extend(problem),

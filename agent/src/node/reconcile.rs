@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, bail};
@@ -39,8 +40,9 @@ impl NodeTask {
         let result = self.try_reconcile(cluster, &mut status, &mut ledger).await;
         ledger.end(result.is_ok());
         self.ledger = ledger;
-        if let Err(error) = result {
-            status.problems.push(format!("{error:#}"));
+        match result {
+            Ok(()) => status.reconciled = Some(SystemTime::now()),
+            Err(error) => status.problems.push(format!("{error:#}")),
         }
         status.ready = status.mtu != 0;
         status

@@ -32,12 +32,14 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 use tokio::sync::{Semaphore, watch};
 
 use crate::cni::{Error, code};
+use crate::metrics::{Operation, Requests};
 use crate::netlink::{Link, Netlink, namespace};
 use crate::repairs::Repairs;
 
@@ -96,6 +98,7 @@ struct Inner {
     /// Held over a pass of repairs.
     repairing: tokio::sync::Mutex<()>,
     restored: AtomicBool,
+    requests: Requests,
 }
 
 impl PodManager {
@@ -128,12 +131,18 @@ impl PodManager {
             repairs,
             repairing: tokio::sync::Mutex::default(),
             restored: AtomicBool::new(false),
+            requests: Requests::default(),
         })))
     }
 
     /// All attachments.
     pub fn records(&self) -> Vec<Record> {
         lock(&self.0.records).values().cloned().collect()
+    }
+
+    /// Attaching and detaching, counted and timed.
+    pub fn requests(&self) -> &Requests {
+        &self.0.requests
     }
 
     /// How many attachments there are.
@@ -150,13 +159,33 @@ impl PodManager {
     /// is intact. It is finished or rolled back also when the caller stops waiting.
     pub async fn attach(&self, request: AttachRequest) -> Result<Record, Error> {
         let inner = self.0.clone();
-        finish(tokio::spawn(async move { inner.attach(request).await })).await
+        finish(tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = inner.attach(request).await;
+            inner.requests.ended(
+                Operation::Add,
+                result.as_ref().err().map(|error| error.code),
+                begun.elapsed(),
+            );
+            result
+        }))
+        .await
     }
 
     /// Removes an attachment. Fine when there is none, or when its namespace or device are gone.
     pub async fn detach(&self, key: Key) -> Result<(), Error> {
         let inner = self.0.clone();
-        finish(tokio::spawn(async move { inner.detach(&key).await })).await
+        finish(tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = inner.detach(&key).await;
+            inner.requests.ended(
+                Operation::Del,
+                result.as_ref().err().map(|error| error.code),
+                begun.elapsed(),
+            );
+            result
+        }))
+        .await
     }
 
     /// Compares an attachment with the system; the error names everything that is damaged.

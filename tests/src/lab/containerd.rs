@@ -85,8 +85,9 @@ impl Containerd {
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/sock\"\n",
             dir.display()
         );
-        // Its mounts, the containers' roots, go with it.
-        Self::launch(node, dir, &config, &["unshare", "--mount", "--"])
+        // Its mounts, the containers' roots, go with it. What is mounted on the machine later, such as namespaces' names,
+        // comes to them.
+        Self::launch(node, dir, &config, &["unshare", "--mount", "--propagation", "slave", "--"])
     }
 
     /// Starts it on a node with its CRI service, as Kubernetes has it, and imports [`IMAGE`]. Networks are configured in
@@ -182,6 +183,33 @@ impl Containerd {
         Ok(Container { containerd: self, id: id.to_owned(), ctr })
     }
 
+    /// Runs a container whose root is a folder, with options of `ctr run`.
+    pub fn run_folder(
+        &self,
+        id: &str,
+        root: &Path,
+        options: &[String],
+        command: &[String],
+    ) -> anyhow::Result<Container<'_>> {
+        let (log, _) = fs_err::File::create(self.log(id))?.into_parts();
+        let ctr = Command::new("nsenter")
+            .arg(format!("--net={}", self.namespace.path().display()))
+            .args(["--", "ctr", "--address"])
+            .arg(self.dir.join("sock"))
+            .args(["run", "--rm"])
+            .args(options)
+            .arg("--rootfs")
+            .arg(root)
+            .arg(id)
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("running ctr")?;
+        Ok(Container { containerd: self, id: id.to_owned(), ctr })
+    }
+
     fn log(&self, id: &str) -> PathBuf {
         self.dir.join(format!("{id}.log"))
     }
@@ -215,9 +243,28 @@ impl Container<'_> {
         fs_err::read_to_string(self.containerd.log(&self.id)).unwrap_or_default()
     }
 
+    /// The machine's process id of its first process.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let list = self.containerd.ctr(["tasks", "list"]).read()?;
+        let mut rows = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.first() == Some(&self.id.as_str()));
+        let pid = row.and_then(|row| row.get(1).copied().map(str::to_owned));
+        Ok(pid.with_context(|| format!("container {} does not run: {}", self.id, self.output()))?.parse()?)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.ctr.try_wait()?.is_some())
+    }
+
     /// Ends and removes it, which calls DEL.
-    pub fn remove(mut self) -> anyhow::Result<()> {
-        self.containerd.ctr(["tasks", "kill", "--signal", "SIGKILL", &self.id]).read()?;
+    pub fn remove(self) -> anyhow::Result<()> {
+        self.end("SIGKILL")
+    }
+
+    /// Sends it a signal that ends it, and waits for that.
+    pub fn end(mut self, signal: &str) -> anyhow::Result<()> {
+        self.containerd.ctr(["tasks", "kill", "--signal", signal, &self.id]).read()?;
         let deadline = Instant::now() + PATIENCE;
         while self.ctr.try_wait()?.is_none() {
             ensure!(Instant::now() < deadline, "ctr does not end: {}", self.output());
