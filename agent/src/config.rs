@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::SourceSetting,
+    cluster::{EtcdConfig, EtcdSettings, SourceSetting},
     datapath::{AttachSetting, XdpMode},
 };
 
@@ -40,6 +40,10 @@ pub struct Settings {
     /// The file that lists the cluster's nodes [default: /etc/podlane/cluster.yaml]
     #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
     pub cluster_file: Option<PathBuf>,
+
+    /// Of the etcd source.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
 
     /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
     #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
@@ -155,6 +159,8 @@ pub struct Config {
     pub cluster_source: SourceSetting,
     /// `clusterFile`.
     pub cluster_file: PathBuf,
+    /// `etcd`.
+    pub etcd: EtcdConfig,
     /// `uplinks`; empty means that they are found by the node's address.
     pub uplinks: Vec<String>,
     /// `runDir`.
@@ -213,6 +219,7 @@ impl Settings {
             node_name: self.node_name.or(other.node_name),
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
+            etcd: self.etcd.or(other.etcd),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
@@ -273,6 +280,7 @@ impl Settings {
             node_name,
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
+            etcd: self.etcd.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,

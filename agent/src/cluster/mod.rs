@@ -3,6 +3,7 @@
 
 mod assembly;
 mod claims;
+pub mod etcd;
 mod file;
 mod node;
 mod setting;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
 pub use assembly::{Assembly, Entry};
+pub use etcd::{EtcdConfig, EtcdSettings, EtcdSource};
 pub use file::FileSource;
 pub use node::Node;
 pub use setting::{SourceSetting, start};

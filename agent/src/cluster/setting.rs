@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{ClusterSource as _, FileSource, Update};
+use super::{ClusterSource as _, EtcdSource, FileSource, Update};
 use crate::config::Config;
 
 /// The sources there are.
@@ -43,6 +43,10 @@ pub fn start(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Result<J
     match config.cluster_source {
         SourceSetting::File => Ok(tokio::spawn(FileSource::new(config.cluster_file.clone()).run(updates))),
         SourceSetting::Kubernetes => bail!("clusterSource: kubernetes is not built yet: use file"),
-        SourceSetting::Etcd => bail!("clusterSource: etcd is not built yet: use file"),
+        SourceSetting::Etcd => {
+            let etcd = config.etcd.clone();
+            let source = EtcdSource::new(etcd, config.node_name.clone(), config.uplinks.clone())?;
+            Ok(tokio::spawn(source.run(updates)))
+        }
     }
 }
