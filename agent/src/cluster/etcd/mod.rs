@@ -98,17 +98,18 @@ impl ClusterSource for EtcdSource {
             }
             let rounds = u32::try_from(failures / self.config.endpoints.len()).unwrap_or(u32::MAX);
             tokio::select! {
-                () = time::sleep(pause(rounds)) => {}
+                () = time::sleep(pause(rounds, self.config.lease_ttl / 3)) => {}
                 () = updates.closed() => return,
             }
         }
     }
 }
 
-/// Longer after each failure, and never the same for two nodes.
-fn pause(failures: u32) -> Duration {
+/// Longer after each failure, and never the same for two nodes; shorter than what is left of a lease, so that every
+/// node is back before the others forget it.
+fn pause(failures: u32, limit: Duration) -> Duration {
     let (first, longest) = PAUSES;
-    let pause = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest);
+    let pause = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest).min(limit);
     let part = u32::try_from(RandomState::new().hash_one(failures) % 1000).unwrap_or(0);
     pause / 2 + (pause / 2) * part / 1000
 }
