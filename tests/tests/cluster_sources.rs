@@ -40,7 +40,10 @@ fn node(number: u8, cidr: u8) -> ClusterNode {
     ClusterNode {
         name: format!("other{number}"),
         addresses: vec![[192, 168, 1, number].into()],
-        pod_cidrs: vec![ipnetwork::Ipv4Network::new([10, 244, cidr, 0].into(), 24).unwrap().into()],
+        pod_cidrs: ipnetwork::Ipv4Network::new([10, 244, cidr, 0].into(), 24)
+            .into_iter()
+            .map(Into::into)
+            .collect(),
     }
 }
 

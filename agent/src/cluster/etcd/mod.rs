@@ -109,7 +109,8 @@ impl ClusterSource for EtcdSource {
 /// node is back before the others forget it.
 fn pause(failures: u32, limit: Duration) -> Duration {
     let (first, longest) = PAUSES;
-    let pause = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest).min(limit);
+    let pause =
+        first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest).min(limit);
     let part = u32::try_from(RandomState::new().hash_one(failures) % 1000).unwrap_or(0);
     pause / 2 + (pause / 2) * part / 1000
 }
