@@ -27,8 +27,7 @@ impl EtcdSource {
     }
 
     fn put(&self, name: &str, value: &str) -> anyhow::Result<()> {
-        self.etcd.ctl(["put", &format!("/podlane/nodes/{name}"), value]).read()?;
-        Ok(())
+        self.etcd.put_all([(format!("/podlane/nodes/{name}").as_str(), value)])
     }
 }
 
@@ -46,9 +45,13 @@ impl Source for EtcdSource {
     }
 
     fn join(&mut self, node: &ClusterNode) -> anyhow::Result<()> {
-        let mut record = serde_json::to_value(node)?;
-        record["version"] = 1.into();
-        self.put(&node.name, &record.to_string())
+        self.put(&node.name, &record(node)?)
+    }
+
+    fn fill(&mut self, nodes: &[ClusterNode]) -> anyhow::Result<()> {
+        let pair = |node: &ClusterNode| Ok((format!("/podlane/nodes/{}", node.name), record(node)?));
+        let pairs = nodes.iter().map(pair).collect::<anyhow::Result<Vec<_>>>()?;
+        self.etcd.put_all(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())))
     }
 
     fn change(&mut self, node: &ClusterNode) -> anyhow::Result<()> {
@@ -72,4 +75,10 @@ impl Source for EtcdSource {
     fn recover(&mut self) -> anyhow::Result<()> {
         self.etcd.resume()
     }
+}
+
+fn record(node: &ClusterNode) -> anyhow::Result<String> {
+    let mut record = serde_json::to_value(node)?;
+    record["version"] = 1.into();
+    Ok(record.to_string())
 }

@@ -49,6 +49,11 @@ impl Source for FileSource {
         self.write()
     }
 
+    fn fill(&mut self, nodes: &[ClusterNode]) -> anyhow::Result<()> {
+        self.cluster.nodes.extend_from_slice(nodes);
+        self.write()
+    }
+
     fn change(&mut self, node: &ClusterNode) -> anyhow::Result<()> {
         self.garbled = None;
         self.cluster

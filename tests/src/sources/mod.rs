@@ -24,6 +24,11 @@ pub trait Source: Sized {
     /// A node appears.
     fn join(&mut self, node: &ClusterNode) -> anyhow::Result<()>;
 
+    /// Many nodes appear.
+    fn fill(&mut self, nodes: &[ClusterNode]) -> anyhow::Result<()> {
+        nodes.iter().try_for_each(|node| self.join(node))
+    }
+
     /// A node's description becomes this one.
     fn change(&mut self, node: &ClusterNode) -> anyhow::Result<()>;
 
