@@ -1,5 +1,7 @@
 //! The maps, typed by family and written by difference.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -18,6 +20,8 @@ use dataplane_common::{
 use ipnetwork::IpNetwork;
 
 use crate::pods::PodEndpoint;
+
+pub(super) use damage::Written;
 
 /// The maps that are pinned, under these names.
 pub(super) const NAMES: [&str; 12] = [
@@ -121,7 +125,7 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses: a full map is named with its way out.
     pub(super) fn set_pod(&mut self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        let entry = PodEntry { ifindex: pod.ifindex, mac: pod.mac, host_mac: pod.host_mac };
+        let entry = PodEntry::new(pod.ifindex, pod.mac, pod.host_mac);
         match address {
             IpAddr::V4(address) => self.v4.pods.insert(Ip4::from(address), entry, 0),
             IpAddr::V6(address) => self.v6.pods.insert(Ip6::from(address), entry, 0),
@@ -251,6 +255,11 @@ impl Maps {
             }
         }
         Ok(remaining)
+    }
+
+    /// Opens or shuts the gate of the flows through the stack.
+    pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
+        self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
     }
 
     /// The counters, summed over the CPUs.

@@ -204,7 +204,7 @@ fn changes_are_announced() {
         node.replace_route(&route).await.unwrap();
         seen(&mut changes, |change| matches!(change, Change::Route { ours: true, .. })).await;
         node.replace_permanent_neighbour(device, ip("10.244.1.2"), POD_MAC).await.unwrap();
-        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device }).await;
+        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device, removed: false }).await;
         node.delete_link(device).await.unwrap();
         let gone = Change::Link { index: device, name: "pl0".to_owned(), removed: true };
         seen(&mut changes, |change| *change == gone).await;
