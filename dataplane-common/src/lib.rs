@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod route;
 mod settings;
+mod tunnel;
 mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
@@ -21,6 +22,7 @@ pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
 pub use settings::{PREFIX_LENGTHS, Settings, UPLINK_MACS};
+pub use tunnel::TunnelEntry;
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's

@@ -116,11 +116,13 @@ fn kernel(features: &Value) -> String {
         format!("{no}{name}")
     };
     format!(
-        "{}: {}, {}, {}",
+        "{}: {}, {}, {}, {}, {}",
         text(&features["kernel"]),
         has("tcx", "tcx"),
         has("xdp", "XDP"),
-        has("redirectPeerScrubs", "scrubbing redirect_peer")
+        has("redirectPeerScrubs", "scrubbing redirect_peer"),
+        has("tunnelWrap", "wrapping for the overlay"),
+        has("tunnelUnwrapMixed", "unwrapping of the other family")
     )
 }
 

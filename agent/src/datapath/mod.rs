@@ -15,6 +15,7 @@ mod redirect_errors;
 mod remove;
 mod shape;
 mod sys;
+mod tunnels;
 mod xdp;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -29,13 +31,14 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
-use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
+use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
 pub use features::Features;
 pub use handover::Contents;
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
+pub use tunnels::Underlay;
 
 use handover::{Handover, Scene};
 use maps::{Maps, Written};
@@ -51,6 +54,9 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 /// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
 /// carry them.
 pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
+
+/// The most tunnels that routes can refer to, and the element for none.
+const TUNNELS: u32 = 1 << 16;
 
 /// How to open the datapath.
 #[derive(Clone, Debug)]
@@ -251,14 +257,12 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
-        let now =
-            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
         let mut state = self.state();
         if state.handover.is_some() {
             // The gate may be open for flows that are elsewhere.
             return Ok(0);
         }
-        state.maps.sweep_flows(now.into(), ages)
+        state.maps.sweep_flows(now()?, ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -340,7 +344,7 @@ impl Datapath {
     /// Where a map cannot be read or written.
     pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
         let mut state = self.state();
-        let problems = state.maps.set_routes(routes)?;
+        let problems = state.maps.set_routes(routes, now()?)?;
         state.written.routes = Some(routes.clone());
         state.written.settings = Some(state.maps.settings()?);
         Ok(problems)
@@ -354,6 +358,24 @@ impl Datapath {
     pub fn damage(&self) -> anyhow::Result<Vec<String>> {
         let state = self.state();
         state.maps.damage(&state.written)
+    }
+
+    /// The largest inner packets that routers have let through to peers in the last ten minutes, for the peers that
+    /// they have complained of.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn path_mtus(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        self.state().maps.path_mtus(now()?)
+    }
+
+    /// How often routers have said that the overlay's packets are too big.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn path_mtu_errors(&self) -> anyhow::Result<u64> {
+        let verdict = Verdict::Pass(PassReason::PathMtu);
+        Ok(self.state().maps.counter(Hook::FromWire, verdict)?.packets)
     }
 
     /// The counters, summed over the CPUs.
@@ -473,6 +495,12 @@ fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The clock that the programs read.
+fn now() -> anyhow::Result<Duration> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+    Ok(now.into())
+}
+
 /// Where this layout's maps and links are pinned.
 fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
@@ -498,6 +526,7 @@ fn load(
         .map_max_entries("pods6", pods)
         .map_max_entries("routes4", routes)
         .map_max_entries("routes6", routes)
+        .map_max_entries("tunnels", routes.saturating_add(1).min(TUNNELS))
         .map_max_entries("nodes4", routes)
         .map_max_entries("nodes6", routes)
         .map_max_entries("stack_flows4", flows)

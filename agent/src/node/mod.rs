@@ -51,6 +51,10 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// A pass without a change, in case one was missed; and how often forgotten flows are swept.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How often the programs are asked whether routers have told them of smaller links under the overlay: the kernel
+/// announces nothing of the kind.
+const LISTEN_TO_ROUTERS: Duration = Duration::from_secs(1);
+
 /// What `podlane status` tells of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -100,6 +104,8 @@ struct Memory {
     masquerade: Option<(Option<Masquerade>, Option<String>)>,
     /// The overlay device's index, while there is one.
     overlay: Option<u32>,
+    /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
+    path_mtu_errors: Option<u64>,
 }
 
 impl NodeTask {
@@ -138,6 +144,8 @@ impl NodeTask {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
         let mut look_again = time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut listen_to_routers = time::interval(LISTEN_TO_ROUTERS);
+        listen_to_routers.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             let mut asked = None;
             tokio::select! {
@@ -161,6 +169,11 @@ impl NodeTask {
                     }
                     time::sleep(SETTLE).await;
                     while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+                }
+                _ = listen_to_routers.tick(), if self.memory.path_mtu_errors.is_some() => {
+                    if !self.has_new_path_mtus() {
+                        continue;
+                    }
                 }
                 _ = look_again.tick() => {
                     self.look_closely();
@@ -198,6 +211,17 @@ impl NodeTask {
     fn look_closely(&mut self) {
         if self.config.masquerade {
             self.memory.masquerade = None;
+        }
+    }
+
+    /// Whether a router has said that the overlay's packets are too big since the last pass.
+    fn has_new_path_mtus(&self) -> bool {
+        match self.datapath.path_mtu_errors() {
+            Ok(errors) => Some(errors) != self.memory.path_mtu_errors,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "path MTUs under the overlay are not known");
+                false
+            }
         }
     }
 

@@ -162,5 +162,6 @@ pub(super) fn find(links: &[Link]) -> Option<&Link> {
 
 /// What cannot be changed while the device lives is as it should be.
 fn fits(link: &Link, wanted: Wanted) -> bool {
-    link.mac == Some(wanted.mac) && link.vxlan == Some(Vxlan { port: wanted.port, collect_metadata: true })
+    link.mac == Some(wanted.mac)
+        && link.vxlan == Some(Vxlan { port: wanted.port, collect_metadata: true, zero_checksums: true })
 }

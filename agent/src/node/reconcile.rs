@@ -94,7 +94,14 @@ impl NodeTask {
             None => None,
         };
         self.memory.overlay = overlay.as_ref().map(|overlay| overlay.index);
-        let here = Here { node, overlay: overlay.as_ref(), vni: self.config.vni };
+        let path_mtus = self.path_mtus(overlay.is_some())?;
+        let here = Here {
+            node,
+            overlay: overlay.as_ref(),
+            vni: self.config.vni,
+            wraps: self.datapath.features().tunnel_wrap,
+            path_mtus: &path_mtus,
+        };
         for peer in &found {
             plan.add(here, peer);
         }
@@ -141,6 +148,13 @@ impl NodeTask {
         let rules = self.config.masquerade.then(|| Masquerade::new(node, cluster, names()));
         status.warnings.extend(self.masquerade(rules, ledger).await);
         Ok(())
+    }
+
+    /// What routers have told the programs of the paths to the peers' ends of the overlay.
+    fn path_mtus(&mut self, overlay: bool) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        // Counted first: what is told meanwhile makes another pass.
+        self.memory.path_mtu_errors = overlay.then(|| self.datapath.path_mtu_errors()).transpose()?;
+        if overlay { self.datapath.path_mtus() } else { Ok(BTreeMap::new()) }
     }
 
     /// The overlay device, if one is needed. One that is there stays while a peer is out of reach: that may be for a

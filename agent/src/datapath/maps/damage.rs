@@ -22,15 +22,16 @@ impl Maps {
     pub(in super::super) fn damage(&self, written: &Written) -> anyhow::Result<Vec<String>> {
         let mut damage = Vec::new();
         if let Some(routes) = &written.routes {
+            let tunnels = self.numbers()?;
             let (mut wanted4, mut wanted6) = (BTreeMap::new(), BTreeMap::new());
             for (cidr, route) in routes {
                 let len = u32::from(cidr.prefix());
                 match cidr.network() {
                     IpAddr::V4(prefix) => {
-                        wanted4.insert(*cidr, (RouteKey::new(Ip4::from(prefix), len), entry(*route)));
+                        wanted4.insert(*cidr, (RouteKey::new(Ip4::from(prefix), len), entry(route, &tunnels)));
                     }
                     IpAddr::V6(prefix) => {
-                        wanted6.insert(*cidr, (RouteKey::new(Ip6::from(prefix), len), entry(*route)));
+                        wanted6.insert(*cidr, (RouteKey::new(Ip6::from(prefix), len), entry(route, &tunnels)));
                     }
                 }
             }
