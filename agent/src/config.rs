@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{EtcdConfig, EtcdSettings, SourceSetting},
+    cluster::{EtcdConfig, EtcdSettings, KubernetesSettings, SourceSetting},
     datapath::{AttachSetting, XdpMode},
 };
 
@@ -44,6 +44,10 @@ pub struct Settings {
     /// Of the etcd source.
     #[command(flatten)]
     pub etcd: EtcdSettings,
+
+    /// How the Kubernetes API is reached.
+    #[command(flatten)]
+    pub kubernetes: KubernetesSettings,
 
     /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
     #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
@@ -161,6 +165,8 @@ pub struct Config {
     pub cluster_file: PathBuf,
     /// `etcd`.
     pub etcd: EtcdConfig,
+    /// `kubernetes`.
+    pub kubernetes: KubernetesSettings,
     /// `uplinks`; empty means that they are found by the node's address.
     pub uplinks: Vec<String>,
     /// `runDir`.
@@ -220,6 +226,7 @@ impl Settings {
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
             etcd: self.etcd.or(other.etcd),
+            kubernetes: self.kubernetes.or(other.kubernetes),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
@@ -281,6 +288,7 @@ impl Settings {
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
             etcd: self.etcd.check()?,
+            kubernetes: self.kubernetes.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,
@@ -369,6 +377,11 @@ mod tests {
                 "clusterSource: consul",
                 "clusterSource: unknown variant `consul`, expected one of `file`, `kubernetes`, `etcd`",
             ),
+            (
+                "kubernetes: {server: '10.0.0.1:6443'}",
+                "kubernetes.server: \"10.0.0.1:6443\" is not a server's URL: write it like https://",
+            ),
+            ("kubernetes: {config: a}", "unknown field `config`, expected `kubeconfig` or `server`"),
             ("vni: 0", "vni: 0 is out of range: 1 to 16777215"),
             ("vxlanPort: 0", "vxlanPort: 0 is not a port"),
             ("tunnel: maybe", "tunnel: unknown variant `maybe`, expected one of `auto`, `always`, `never`"),

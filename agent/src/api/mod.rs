@@ -13,13 +13,14 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
-use crate::pods::PodManager;
+use crate::pods::{PodManager, Record};
 
 pub use socket::{Socket, bind};
 
@@ -35,6 +36,10 @@ pub trait StatusSource: Send + Sync {
     /// What keeps this node's pods from being attached or reached; empty when nothing does: the answer to
     /// `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
+    /// The labels of an attachment's pod, where the cluster source knows them.
+    fn labels(&self, _record: &Record) -> Option<BTreeMap<String, String>> {
+        None
+    }
     /// Whether it has started, the answer to `GET /readyz`: from then on pods can be attached, and a problem may concern
     /// pods that are there.
     fn started(&self) -> bool;

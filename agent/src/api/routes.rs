@@ -1,5 +1,6 @@
 //! The paths of the API. Every error has the same body: `{"code", "msg", "details"?}`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -8,6 +9,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::StatusSource;
@@ -70,8 +72,18 @@ async fn attach(State(agent): State<Agent>, body: Bytes) -> Result<(StatusCode, 
     agent.manager.attach(request).await.map(|record| (StatusCode::CREATED, Json(record))).map_err(Refusal)
 }
 
-async fn list(State(agent): State<Agent>) -> Json<Vec<Record>> {
-    Json(agent.manager.records())
+/// A record, and what the cluster says of its pod.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+async fn list(State(agent): State<Agent>) -> Json<Vec<Listed>> {
+    let listed = |record| Listed { labels: agent.status.labels(&record), record };
+    Json(agent.manager.records().into_iter().map(listed).collect())
 }
 
 async fn detach(

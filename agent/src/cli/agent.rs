@@ -1,6 +1,7 @@
 //! `podlane agent`: the daemon.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
     path::PathBuf,
     process::ExitCode,
@@ -16,16 +17,22 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
+use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::service;
 use crate::{
     api::{self, StatusSource},
-    cluster,
+    cluster::{self, PodDirectory, Surroundings},
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
     netlink::Netlink,
     node::{NodeStatus, NodeTask, OVERLAY_DEVICE, PassRequest},
-    pods::PodManager,
+    pods::{PodManager, Record},
     repairs::Repairs,
 };
 
@@ -82,7 +89,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let manager =
         PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network, repairs.clone())?;
     let (updates_sender, updates) = mpsc::channel(1);
-    let source = cluster::start(&config, updates_sender)?;
+    let (ready_sender, ready) = watch::channel(false);
+    let pods = PodDirectory::default();
+    let source = cluster::start(&config, updates_sender, Surroundings { ready, pods: pods.clone() })?;
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
     let task =
@@ -100,6 +109,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         restored: restored.clone(),
         repairs,
         passes,
+        pods,
     };
     let status = Arc::new(status);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -107,7 +117,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stopped.await.ok();
     };
     let mut server = tokio::spawn(api::serve(socket, manager.clone(), status.clone(), shutdown));
-    let reporting = tokio::spawn(service::report(status, socket_path));
+    let reporting = tokio::spawn(service::report(status, socket_path, ready_sender));
 
     let report = manager.restore().await.context("restoring the attachments")?;
     for problem in &report.problems {
@@ -145,6 +155,8 @@ struct Status {
     restored: Arc<OnceLock<Vec<String>>>,
     repairs: Repairs,
     passes: mpsc::Sender<PassRequest>,
+    /// What the cluster says of this node's pods.
+    pods: PodDirectory,
 }
 
 /// The settings of the overlay.
@@ -205,6 +217,13 @@ impl StatusSource for Status {
         })
     }
 
+    fn labels(&self, record: &Record) -> Option<BTreeMap<String, String>> {
+        let details = self.pods.get(record.namespace.as_deref()?, record.pod.as_deref()?)?;
+        // A pod of a StatefulSet comes again under the same name.
+        let same = record.uid.as_ref().is_none_or(|uid| *uid == details.uid);
+        same.then(|| details.labels.clone())
+    }
+
     fn started(&self) -> bool {
         self.node.borrow().ready && self.restored.get().is_some()
     }
@@ -246,14 +265,19 @@ impl Status {
 }
 
 fn start_logging(config: &Config) {
+    // What these log of every failed request is told once, as a problem.
+    let others = if config.log_level > Level::INFO { config.log_level.into() } else { LevelFilter::OFF };
+    let filter = Targets::new()
+        .with_default(config.log_level)
+        .with_targets([("kube_client", others), ("kube_runtime", others)]);
     let log = tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

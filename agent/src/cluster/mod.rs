@@ -5,6 +5,7 @@ mod assembly;
 mod claims;
 pub mod etcd;
 mod file;
+mod kubernetes;
 mod node;
 mod setting;
 
@@ -15,8 +16,9 @@ use tokio::sync::mpsc;
 pub use assembly::{Assembly, Entry};
 pub use etcd::{EtcdConfig, EtcdSettings, EtcdSource};
 pub use file::FileSource;
+pub use kubernetes::{AGENT_NOT_READY, KubernetesSettings, KubernetesSource, PodDetails, PodDirectory};
 pub use node::Node;
-pub use setting::{SourceSetting, start};
+pub use setting::{SourceSetting, Surroundings, start};
 
 /// The nodes that are accepted: their addresses and pod CIDRs are apart. [`Assembly`] makes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,10 +28,12 @@ impl Maps {
                 let len = u32::from(cidr.prefix());
                 match cidr.network() {
                     IpAddr::V4(prefix) => {
-                        wanted4.insert(*cidr, (RouteKey::new(Ip4::from(prefix), len), entry(route, &tunnels)));
+                        wanted4
+                            .insert(*cidr, (RouteKey::new(Ip4::from(prefix), len), entry(route, &tunnels)));
                     }
                     IpAddr::V6(prefix) => {
-                        wanted6.insert(*cidr, (RouteKey::new(Ip6::from(prefix), len), entry(route, &tunnels)));
+                        wanted6
+                            .insert(*cidr, (RouteKey::new(Ip6::from(prefix), len), entry(route, &tunnels)));
                     }
                 }
             }
