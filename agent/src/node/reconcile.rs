@@ -198,7 +198,11 @@ impl NodeTask {
             }
             _ => {
                 let result = match &wanted {
-                    Some(rules) => rules.install().await.map(|written| {
+                    Some(rules) => match &self.memory.masquerade {
+                        Some((Some(last), None)) => rules.install_after(last).await,
+                        _ => rules.install().await,
+                    }
+                    .map(|written| {
                         thing.into_iter().for_each(|thing| ledger.keep(thing, !written, "written again"));
                     }),
                     None => remove_masquerade().await.map(drop),

@@ -135,6 +135,8 @@ impl Monitor {
             .args(["--", "ip", "monitor", "route"])
             .stdin(Stdio::null())
             .stdout(out)
+            // It complains of namespaces that come and go elsewhere.
+            .stderr(Stdio::null())
             .spawn()
             .context("starting ip monitor")?;
         let monitor = Self { child, file };
