@@ -85,5 +85,11 @@ mod tests {
         ledger.made("route b", "entered");
         ledger.end(true);
         assert_eq!(repairs.list().len(), 2);
+        // The same in passes that do not look at everything.
+        ledger.dropped("route b");
+        ledger.end(false);
+        ledger.made("route b", "entered");
+        ledger.end(false);
+        assert_eq!(repairs.list().len(), 2);
     }
 }
