@@ -78,6 +78,9 @@ pub fn is_about_fast_path<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) 
 #[inline(never)]
 fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     let start = base + Frame::<F>::HEAD_LEN;
+    if matches!(flow_gate.get(0), Some(FlowGate { open: FlowGate::ALL })) {
+        return STACK;
+    }
     if ip.has_options() || ip.is_fragment() || !packet.load(start).is_some_and(F::icmp_is_error) {
         return STACK;
     }

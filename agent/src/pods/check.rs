@@ -51,7 +51,7 @@ impl Inner {
     pub(super) async fn node_damage(&self, record: &Record, view: &View) -> anyhow::Result<Vec<String>> {
         let name = &record.host_interface;
         if lock(&self.broken).contains(&record.key()) && view.device(record).is_none() {
-            return Ok(vec![format!("the node's device {name} was deleted: delete the pod")]);
+            return Ok(vec![format!("the node's device {name} is missing, it was deleted: delete the pod")]);
         }
         let mut damage = match view.device(record) {
             None => vec![format!("the node's device {name} is missing")],

@@ -1,5 +1,6 @@
 //! A node's agent process.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -15,21 +16,29 @@ use nix::unistd::Pid;
 use super::Namespace;
 use crate::{Finished, Run};
 
-/// How long an agent may take to get ready or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an agent may take to get ready or to end. (On a machine with too much to do the kernel takes its time over a
+/// killed process, where that has watched files.)
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent, running or not.
 #[derive(Debug)]
 pub struct Agent {
     namespace: Namespace,
     podlane: Mutex<PathBuf>,
+    path: Mutex<Option<PathBuf>>,
     dir: PathBuf,
     process: Mutex<Option<Child>>,
 }
 
 impl Agent {
     pub(super) fn new(namespace: Namespace, podlane: PathBuf, node_dir: &Path) -> Self {
-        Self { namespace, podlane: Mutex::new(podlane), dir: node_dir.to_owned(), process: Mutex::default() }
+        Self {
+            namespace,
+            podlane: Mutex::new(podlane),
+            path: Mutex::default(),
+            dir: node_dir.to_owned(),
+            process: Mutex::default(),
+        }
     }
 
     /// Its run directory: socket and attachment records.
@@ -58,7 +67,9 @@ impl Agent {
         ensure!(process.is_none(), "the agent in {} runs already", self.namespace.name());
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
         let (log, _) = log.into_parts();
-        let child = Command::new("nsenter")
+        // Looked for in the child's PATH, which may hold nothing.
+        let nsenter = if Path::new("/usr/bin/nsenter").exists() { "/usr/bin/nsenter" } else { "nsenter" };
+        let child = Command::new(nsenter)
             .arg(format!("--net={}", self.namespace.path().display()))
             .arg("--")
             .arg(self.binary())
@@ -67,7 +78,7 @@ impl Agent {
             .arg(self.config_file())
             // A daemon's environment, so that what the tests' shell has set is not mistaken for settings.
             .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(self.search_path().map(|path| ("PATH", path)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -97,6 +108,16 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// From its next start on it finds other programs (`nft`) in this folder only.
+    pub fn set_path(&self, folder: &Path) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+    }
+
+    fn search_path(&self) -> Option<OsString> {
+        let own = self.path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        own.map(PathBuf::into_os_string).or_else(|| std::env::var_os("PATH"))
     }
 
     /// The program that it is.

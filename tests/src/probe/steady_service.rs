@@ -16,7 +16,7 @@ use crate::lab::Pod;
 use crate::services::Service;
 
 /// Between two connections.
-const INTERVAL: Duration = Duration::from_millis(2);
+const INTERVAL: Duration = Duration::from_millis(10);
 
 impl Steady {
     /// A TCP connection to a service's cluster IP, whose backend echoes all.
