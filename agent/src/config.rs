@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{KubernetesSettings, SourceSetting},
+    cluster::{EtcdConfig, EtcdSettings, KubernetesSettings, SourceSetting},
     datapath::{AttachSetting, XdpMode},
 };
 
@@ -52,6 +52,10 @@ pub struct Settings {
     /// The file that lists the cluster's nodes [default: /etc/podlane/cluster.yaml]
     #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
     pub cluster_file: Option<PathBuf>,
+
+    /// Of the etcd source.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
 
     /// How the Kubernetes API is reached.
     #[command(flatten)]
@@ -191,6 +195,8 @@ pub struct Config {
     pub cluster_source: SourceSetting,
     /// `clusterFile`.
     pub cluster_file: PathBuf,
+    /// `etcd`.
+    pub etcd: EtcdConfig,
     /// `kubernetes`.
     pub kubernetes: KubernetesSettings,
     /// `uplinks`; empty means that they are found by the node's address.
@@ -261,6 +267,7 @@ impl Settings {
             node_name: self.node_name.or(other.node_name),
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
+            etcd: self.etcd.or(other.etcd),
             kubernetes: self.kubernetes.or(other.kubernetes),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
@@ -327,6 +334,7 @@ impl Settings {
             node_name,
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
+            etcd: self.etcd.check()?,
             kubernetes: self.kubernetes.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,

@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod probe;
 mod run;
 pub mod services;
+pub mod sources;
 mod topology;
 
 pub use binaries::Binaries;

@@ -9,6 +9,7 @@ mod plots;
 mod programs;
 mod readme;
 mod report;
+mod scale;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ enum Only {
     Programs(How),
     /// Only how fast pods are attached and detached, beside the bridge and ptp plugins
     Cni(How),
+    /// Only an agent in a cluster of thousands of nodes, from each source
+    Scale(How),
 }
 
 /// What is measured.
@@ -69,6 +72,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let BenchArgs { only, how, readme } = args;
     let nothing = Parts { programs: false, network: false, cni: false };
     let (how, parts) = match only {
+        Some(Only::Scale(how)) => return scale::run(how),
         Some(Only::Programs(how)) => (how, Parts { programs: true, ..nothing }),
         Some(Only::Cni(how)) => (how, Parts { cni: true, ..nothing }),
         None => (how, Parts { programs: true, network: true, cni: true }),

@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod cleanup;
+mod etcd;
 mod install_cni;
 mod service;
 mod status;
@@ -31,6 +32,8 @@ enum Command {
     InstallCni(install_cni::InstallCniArgs),
     /// Measure the network between two pods, or two nodes
     Bench(bench::BenchArgs),
+    /// Look after the cluster's state in etcd
+    Etcd(etcd::EtcdArgs),
     /// Remove every trace of Podlane from this node, its pods' interfaces included
     Cleanup(cleanup::CleanupArgs),
 }
@@ -58,6 +61,7 @@ impl Cli {
             Command::Status(args) => status::run(&args),
             Command::InstallCni(args) => install_cni::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Etcd(args) => etcd::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
         }
     }

@@ -258,7 +258,8 @@ impl Datapath {
         xdp::detach(uplink, pins)
     }
 
-    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay. What they hold is
+    /// read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
@@ -368,6 +369,7 @@ impl Datapath {
     }
 
     /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
+    /// What they hold is read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.

@@ -37,6 +37,11 @@ impl Ledger {
         if found { self.found(thing) } else { self.made(thing, done) }
     }
 
+    /// Is no longer wanted, in a pass that does not look at everything.
+    pub(super) fn dropped(&mut self, thing: impl Display) {
+        self.before.remove(&thing.to_string());
+    }
+
     /// Was broken, whoever it was made by.
     pub(super) fn mended(&self, what: String, done: &str) {
         self.repairs.note(what, done);
@@ -79,6 +84,12 @@ mod tests {
         ledger.end(true);
         ledger.made("route b", "entered");
         ledger.end(true);
+        assert_eq!(repairs.list().len(), 2);
+        // The same in passes that do not look at everything.
+        ledger.dropped("route b");
+        ledger.end(false);
+        ledger.made("route b", "entered");
+        ledger.end(false);
         assert_eq!(repairs.list().len(), 2);
     }
 }

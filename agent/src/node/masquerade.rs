@@ -59,6 +59,18 @@ impl Masquerade {
         Ok(true)
     }
 
+    /// As [`Self::install`], where the table is likely to be that of `before`.
+    pub(super) async fn install_after(&self, before: &Self) -> anyhow::Result<bool> {
+        let changes = self.changes(before, &self.mark());
+        if let Some(changes) = changes
+            && helper::apply_ruleset_async(&changes).await.is_ok()
+        {
+            return Ok(true);
+        }
+        // Somebody else has changed or removed it.
+        self.install().await
+    }
+
     /// Tells these rules from others: the rules carry it as their comment.
     fn mark(&self) -> String {
         let text = format!("{self:?}");
@@ -224,6 +236,31 @@ mod tests {
                 masquerade.install().await.unwrap();
                 assert_eq!(installed_mark().await.unwrap(), Some(masquerade.mark()));
             }
+            // Two nodes come, one goes, and back.
+            let mut other = dual_stack();
+            for network in ["10.244.3.0/24", "192.168.1.13/32", "fd00:244:3::/64"] {
+                other.cluster.insert(network.parse().unwrap());
+            }
+            other.cluster.remove(&"10.244.2.0/24".parse().unwrap());
+            for (before, after) in [(&masquerade, &other), (&other, &masquerade)] {
+                assert!(after.changes(before, "podlane 0").is_some());
+                assert!(after.install_after(before).await.unwrap());
+                assert_eq!(installed_mark().await.unwrap(), Some(after.mark()));
+                let table =
+                    helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "table", "inet", TABLE]);
+                let table = table.unwrap();
+                for network in &after.cluster {
+                    assert!(table.contains(&format!("\"{}\"", network.ip())), "{network}: {table}");
+                }
+                for network in before.cluster.difference(&after.cluster) {
+                    assert!(!table.contains(&format!("\"{}\"", network.ip())), "{network}: {table}");
+                }
+            }
+            // Not the table that it is thought to be.
+            let mut third = other.clone();
+            third.cluster.remove(&"10.244.3.0/24".parse().unwrap());
+            assert!(third.install_after(&other).await.unwrap());
+            assert_eq!(installed_mark().await.unwrap(), Some(third.mark()));
             assert!(remove_masquerade().await.unwrap());
             assert!(!remove_masquerade().await.unwrap());
             let left = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "tables"]).unwrap();

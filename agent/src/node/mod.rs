@@ -16,6 +16,7 @@ mod reconcile;
 mod ruleset;
 mod sysctl;
 mod uplinks;
+mod ways;
 mod xdp;
 
 use std::{
@@ -39,12 +40,13 @@ pub use peers::{Peer, PeerState};
 
 use ledger::Ledger;
 use masquerade::Masquerade;
+use ways::Ways;
 
 use crate::{
     cluster::{Cluster, Update},
     config::Config,
     datapath::Datapath,
-    netlink::{Change, Netlink},
+    netlink::{Change, Netlink, Route, RoutePlace},
     pods::{NodeNetwork, is_host_interface},
     repairs::Repairs,
 };
@@ -114,6 +116,12 @@ struct Memory {
     overlay: Option<u32>,
     /// The maps are to be compared with what was written.
     look_at_maps: bool,
+    /// The kernel's ways to the peers.
+    ways: Ways,
+    /// The node's routes that were in the kernel after the last pass.
+    routes: BTreeMap<RoutePlace, Route>,
+    /// Since the last whole pass nothing has changed but the cluster: what is in kernel and maps need not be read.
+    trusted: bool,
     /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
     path_mtu_errors: Option<u64>,
 }
@@ -178,6 +186,7 @@ impl NodeTask {
                     if !self.matters(&change, &mut pods) {
                         continue;
                     }
+                    self.distrust();
                     time::sleep(SETTLE).await;
                     while let Some(Some(change)) = futures_util::FutureExt::now_or_never(changes.next()) {
                         self.matters(&change, &mut pods);
@@ -187,6 +196,7 @@ impl NodeTask {
                     if !self.has_new_path_mtus() {
                         continue;
                     }
+                    self.distrust();
                 }
                 _ = look_again.tick() => {
                     self.look_closely();
@@ -224,9 +234,16 @@ impl NodeTask {
     /// maps, which nobody announces.
     fn look_closely(&mut self) {
         self.memory.look_at_maps = true;
+        self.distrust();
         if self.config.masquerade {
             self.memory.masquerade = None;
         }
+    }
+
+    /// The next pass reads everything anew.
+    fn distrust(&mut self) {
+        self.memory.trusted = false;
+        self.memory.ways.forget();
     }
 
     /// Whether a router has said that the overlay's packets are too big since the last pass.
@@ -268,10 +285,12 @@ impl NodeTask {
             (Some(_), problem) => status.warnings.extend(problem),
             (None, problem) => status.problems.extend(problem),
         }
-        let before = self.status.borrow().clone();
-        status.ready |= before.ready;
-        tell("problem", &before.problems, &status.problems);
-        tell("warning", &before.warnings, &status.warnings);
+        {
+            let before = self.status.borrow();
+            status.ready |= before.ready;
+            tell("problem", &before.problems, &status.problems);
+            tell("warning", &before.warnings, &status.warnings);
+        }
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
@@ -288,7 +307,12 @@ impl NodeTask {
     fn matters(&self, change: &Change, pods: &mut BTreeSet<u32>) -> bool {
         match change {
             Change::Neighbour { ifindex, removed } => *removed && self.memory.overlay == Some(*ifindex),
-            Change::Route { ours: true, to_host: true } => false,
+            Change::Route { ours: Some(_), to_host: true, .. } => false,
+            // What the last pass has done itself.
+            Change::Route { ours: Some(route), removed, .. } => {
+                let wanted = self.memory.routes.get(&route.place());
+                if *removed { wanted.is_some() } else { wanted != Some(&**route) }
+            }
             Change::Link { index, name, removed } if is_host_interface(name) => {
                 if *removed {
                     pods.remove(index);
