@@ -18,6 +18,8 @@ use crate::lab::Pod;
 const INTERVAL: Duration = Duration::from_millis(1);
 /// For answers that are still on their way at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A TCP connection stalls for as long as the machine is busy with something else.
+const STALL: Duration = Duration::from_secs(20);
 /// Seconds of datagrams: a busy machine's scheduler must not look like a lossy network.
 const BUFFER: usize = 8 << 20;
 /// More than a segment.
@@ -67,7 +69,7 @@ impl Steady {
     /// A TCP connection from `client` to `server`, which echoes all. It ends with an error if it is reset or stalls.
     pub fn tcp(client: &Pod, server: &Pod) -> anyhow::Result<Self> {
         let ((mut far, _), mut near) = connect(client.namespace(), server.namespace(), server.address())?;
-        near.set_read_timeout(Some(PATIENCE))?;
+        near.set_read_timeout(Some(STALL))?;
         Self::start(format!("TCP {} -> {}", client.label(), server.label()), move |stop| {
             std::thread::scope(|scope| {
                 let echo = scope.spawn(move || -> anyhow::Result<()> {

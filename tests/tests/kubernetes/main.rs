@@ -2,5 +2,8 @@
 //! against that one and the real one. The real one is there after `cargo xtask e2e-kubernetes`; without it, those tests
 //! say that they are skipped.
 
+mod agents;
+mod api;
+mod real;
 mod scripted;
 mod source;
