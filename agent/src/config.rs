@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{KubernetesSettings, SourceSetting},
+    cluster::{EtcdConfig, EtcdSettings, KubernetesSettings, SourceSetting},
     datapath::{AttachSetting, XdpMode},
 };
 
@@ -44,6 +44,10 @@ pub struct Settings {
     /// How the Kubernetes API is reached.
     #[command(flatten)]
     pub kubernetes: KubernetesSettings,
+
+    /// Of the etcd source.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
 
     /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
     #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
@@ -161,6 +165,8 @@ pub struct Config {
     pub cluster_file: PathBuf,
     /// `kubernetes`.
     pub kubernetes: KubernetesSettings,
+    /// `etcd`.
+    pub etcd: EtcdConfig,
     /// `uplinks`; empty means that they are found by the node's address.
     pub uplinks: Vec<String>,
     /// `runDir`.
@@ -220,6 +226,7 @@ impl Settings {
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
             kubernetes: self.kubernetes.or(other.kubernetes),
+            etcd: self.etcd.or(other.etcd),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
@@ -281,6 +288,7 @@ impl Settings {
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
             kubernetes: self.kubernetes.check()?,
+            etcd: self.etcd.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,

@@ -13,4 +13,5 @@ mod failpoint;
 pub mod netlink;
 pub mod node;
 pub mod pods;
+pub mod repairs;
 mod sysctl;

@@ -7,10 +7,12 @@ use anyhow::Context as _;
 /// Sets a key, such as `net/ipv4/ip_forward`, where it differs. A key that does not exist (a kernel without IPv6) is
 /// left alone.
 pub(crate) fn ensure(key: &str, value: &str) -> anyhow::Result<()> {
-    match read(key)? {
-        Some(now) if now != value => set(key, value),
-        _ => Ok(()),
-    }
+    if differs(key, value)?.is_some() { set(key, value) } else { Ok(()) }
+}
+
+/// What a key is set to, where it exists and is set to something else.
+pub(crate) fn differs(key: &str, value: &str) -> anyhow::Result<Option<String>> {
+    Ok(read(key)?.filter(|now| now != value))
 }
 
 /// What a key is set to; `None` where it does not exist.

@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod route;
 mod settings;
+mod tunnel;
 mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
@@ -21,11 +22,13 @@ pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
 pub use settings::{PREFIX_LENGTHS, Settings, UPLINK_MACS};
+pub use tunnel::TunnelEntry;
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's
-/// type that an older program or agent would misread gets a new one.
-pub const LAYOUT: &str = "v1";
+/// type that an older program or agent would misread gets a new one. An agent takes over what it finds under another
+/// layout's name, which is always `v` and a number.
+pub const LAYOUT: &str = if cfg!(feature = "other-version") { "v999" } else { "v1" };
 
 /// Marks types whose bytes may be copied to and from a map: no padding, no invalid bit patterns.
 ///

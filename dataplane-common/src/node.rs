@@ -5,8 +5,8 @@ use crate::plain_old_data;
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct NodeEntry {
-    /// A number that the agent gives each node, for its own use.
-    pub id: u32,
+    /// Where the tunnel to this address stands in the map `tunnels`; 0 where there is none.
+    pub tunnel: u32,
 }
 
 plain_old_data!(NodeEntry);

@@ -49,8 +49,9 @@ pub struct RouteEntry {
     pub next_hop: [u8; 16],
     /// MAC address of the peer's overlay device, see [`overlay_mac`]; zero for direct next hops.
     pub mac: [u8; 6],
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// Where in the map `tunnels` it stands how outer packets reach the peer node; 0 where they go through the overlay
+    /// device, and for direct next hops.
+    pub tunnel: u16,
 }
 
 /// MAC address of a node's overlay device, worked out from the node's own address, so that nodes need not tell each

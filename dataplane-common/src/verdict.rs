@@ -100,6 +100,11 @@ numbered! {
         Fragment = 12, "pass-fragment";
         /// The stack has made it a packet from a pod to a pod: its flow's other direction has been noted.
         Noted = 13, "pass-noted";
+        /// A frame of the overlay that only the kernel's device can take apart: GRO has put several into one, a router
+        /// has marked it as congested, or its packet is of another family than the one around it.
+        Overlay = 14, "pass-overlay";
+        /// An ICMP error that says that the overlay's packets are too big for the path; the path's MTU has been noted.
+        PathMtu = 15, "pass-path-mtu";
     }
 }
 
@@ -122,7 +127,9 @@ impl PassReason {
             | Self::NotForHost
             | Self::LinkLocal
             | Self::NotFromPod
-            | Self::Noted => false,
+            | Self::Noted
+            | Self::Overlay
+            | Self::PathMtu => false,
         }
     }
 }
@@ -192,6 +199,8 @@ mod tests {
                 (11, "pass-icmp-error"),
                 (12, "pass-fragment"),
                 (13, "pass-noted"),
+                (14, "pass-overlay"),
+                (15, "pass-path-mtu"),
                 (16, "to-pod"),
                 (17, "to-peer"),
                 (18, "to-tunnel"),

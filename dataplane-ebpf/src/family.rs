@@ -9,7 +9,8 @@ use crate::{
     extensions,
     frame::{ETHERNET_LEN, Frame},
     hop_limit::checksum_after_decrement,
-    transport::{Part, Transport},
+    transport::{Part, Transport, protocol},
+    vxlan::OUTER_TTL,
 };
 
 /// EtherTypes as they stand in `__sk_buff::protocol` (IEEE 802 numbers, network byte order).
@@ -25,9 +26,9 @@ pub mod ether_type {
 #[repr(C)]
 pub struct Ipv4Header {
     version_and_length: u8,
-    _service: u8,
+    service: u8,
     total_length: u16,
-    _identification: u16,
+    identification: u16,
     fragment: u16,
     ttl: u8,
     protocol: u8,
@@ -41,7 +42,7 @@ pub struct Ipv4Header {
 #[repr(C)]
 pub struct Ipv6Header {
     version: u8,
-    _class_and_flow: [u8; 3],
+    class_and_flow: [u8; 3],
     payload_length: u16,
     next_header: u8,
     hop_limit: u8,
@@ -49,8 +50,67 @@ pub struct Ipv6Header {
     destination: Ip6,
 }
 
+/// The header of an ICMP message of either family (RFC 792, RFC 4443).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct IcmpHeader {
+    kind: u8,
+    code: u8,
+    _checksum: u16,
+    rest: u32,
+}
+
 const _: () = assert!(size_of::<Ipv4Header>() == 20 && offset_of!(Ipv4Header, destination) == 16);
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && offset_of!(Ipv6Header, destination) == 24);
+
+impl Ipv4Header {
+    /// The header of a whole UDP packet that no router may take apart, so that it tells us where it is too big. Such
+    /// packets need no identification (RFC 6864, 4.1).
+    #[inline(always)]
+    #[must_use]
+    pub fn udp(payload_len: u16, source: [u8; 4], destination: [u8; 4], congestion: u8) -> Self {
+        const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
+        let mut header = Self {
+            version_and_length: 0x45,
+            service: congestion,
+            total_length: payload_len.wrapping_add(size_of::<Self>() as u16).to_be(),
+            identification: 0,
+            fragment: DONT_FRAGMENT,
+            ttl: OUTER_TTL,
+            protocol: protocol::UDP,
+            checksum: 0,
+            source: Ip4 { addr: source },
+            destination: Ip4 { addr: destination },
+        };
+        // SAFETY: twenty plain bytes seen as ten words, whose sum is the same in either byte order (RFC 1071, 2).
+        let words = unsafe { core::mem::transmute::<Self, [u16; 10]>(header) };
+        let mut sum = 0;
+        for word in words {
+            sum += u32::from(word);
+        }
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        header.checksum = !(sum as u16);
+        header
+    }
+}
+
+impl Ipv6Header {
+    /// The header of a UDP packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn udp(payload_len: u16, source: [u8; 16], destination: [u8; 16], congestion: u8) -> Self {
+        Self {
+            version: 0x60,
+            class_and_flow: [congestion << 4, 0, 0],
+            payload_length: payload_len.to_be(),
+            next_header: protocol::UDP,
+            hop_limit: OUTER_TTL,
+            source: Ip6 { addr: source },
+            destination: Ip6 { addr: destination },
+        }
+    }
+}
 
 /// What the programs need to know of an IP family.
 pub trait Family: Copy {
@@ -101,8 +161,20 @@ pub trait Family: Copy {
     /// Whether the packet is a fragment of a larger one, as far as the header itself says.
     fn is_fragment(&self) -> bool;
 
+    /// The two bits by which routers tell of congestion (RFC 3168), of the type of service or the traffic class.
+    fn congestion(&self) -> u8;
+
+    /// Whether a router has told of congestion.
+    #[inline(always)]
+    fn is_congested(&self) -> bool {
+        self.congestion() == 0b11
+    }
+
     /// Whether an ICMP message of this type is an error about another packet.
     fn icmp_is_error(kind: u8) -> bool;
+
+    /// The MTU in an ICMP error that says that a packet was too big for a link; `None` for other messages.
+    fn icmp_too_big(message: &IcmpHeader) -> Option<u32>;
 
     /// Takes one off the hop limit, which is above 1, and keeps the checksum right.
     fn decrement_hop_limit(frame: &mut Frame<Self>);
@@ -171,6 +243,17 @@ impl Family for Ipv4Header {
         /// RFC 791: everything but "don't fragment".
         const FRAGMENT: u16 = 0x3fff;
         u16::from_be(self.fragment) & FRAGMENT != 0
+    }
+
+    #[inline(always)]
+    fn congestion(&self) -> u8 {
+        self.service & 0b11
+    }
+
+    #[inline(always)]
+    fn icmp_too_big(message: &IcmpHeader) -> Option<u32> {
+        // RFC 1191, 4: destination unreachable, fragmentation needed.
+        ((message.kind, message.code) == (3, 4)).then(|| u32::from_be(message.rest) & 0xffff)
     }
 
     #[inline(always)]
@@ -244,6 +327,17 @@ impl Family for Ipv6Header {
     fn is_fragment(&self) -> bool {
         // An extension header says so.
         false
+    }
+
+    #[inline(always)]
+    fn congestion(&self) -> u8 {
+        self.class_and_flow[0] >> 4 & 0b11
+    }
+
+    #[inline(always)]
+    fn icmp_too_big(message: &IcmpHeader) -> Option<u32> {
+        // RFC 4443, 3.2.
+        (message.kind == 2).then(|| u32::from_be(message.rest))
     }
 
     #[inline(always)]

@@ -1,13 +1,14 @@
 //! `from_pod`: what a pod sends, seen at its host-side interface.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{DropReason, NextHopKind, PassReason};
+use dataplane_common::{DropReason, NextHopKind, PassReason, RouteEntry, TunnelEntry};
 
 use crate::{
     Exit, Forward,
     context::Packet as _,
     frame::{Frame, same_mac},
     lookup::Lookup,
+    maps::tunnels,
     redirect::{address_to_node, address_to_pod},
     size::fits,
     symmetry,
@@ -43,13 +44,19 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());
     }
-    if !fits(ctx, ip, u32::from(route.mtu)) {
-        return Err(PassReason::TooBig.into());
-    }
     const DIRECT4: u16 = NextHopKind::Direct4 as u16;
     const DIRECT6: u16 = NextHopKind::Direct6 as u16;
     const TUNNEL4: u16 = NextHopKind::Tunnel4 as u16;
     const TUNNEL6: u16 = NextHopKind::Tunnel6 as u16;
+    let mut mtu = u32::from(route.mtu);
+    let tunnel = tunnel_of(route);
+    if let Some(TunnelEntry { path_mtu: told @ 1.., .. }) = tunnel {
+        mtu = mtu.min(*told);
+    }
+    if !fits(ctx, ip, mtu) {
+        return Err(PassReason::TooBig.into());
+    }
+    let congestion = ip.congestion();
     match route.kind {
         DIRECT4 | DIRECT6 => {
             F::decrement_hop_limit(&mut frame);
@@ -59,10 +66,19 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
             F::decrement_hop_limit(&mut frame);
             // SAFETY: the frame is within the packet's bounds.
             unsafe { address_to_node(frame.ethernet(), route) };
-            Ok(Forward::ToTunnel(route))
+            Ok(Forward::ToTunnel { route, tunnel, congestion })
         }
         _ => Err(PassReason::UnknownNextHop.into()),
     }
+}
+
+/// How outer packets leave, where the programs make them themselves.
+#[inline(always)]
+fn tunnel_of(route: &RouteEntry) -> Option<&'static TunnelEntry> {
+    if route.tunnel == 0 {
+        return None;
+    }
+    tunnels.get(u32::from(route.tunnel)).filter(|tunnel| tunnel.ifindex != 0)
 }
 
 /// A packet from a pod carries that pod's IP and MAC address, or it is dropped.

@@ -20,15 +20,20 @@ pub mod hop_limit;
 pub mod log;
 pub mod lookup;
 pub mod maps;
+pub mod outer;
 pub mod overlay;
+pub mod path_mtu;
 pub mod redirect;
 pub mod redirect_errors;
 pub mod size;
 pub mod symmetry;
 pub mod transport;
+pub mod unwrap;
+pub mod vxlan;
+pub mod wrap;
 pub mod xdp;
 
-use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry};
+use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry, TunnelEntry};
 
 /// Why a packet is not forwarded by a program; `?` ends the program with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +51,14 @@ pub enum Forward<'a> {
     /// To a direct next hop.
     ToPeer(&'a RouteEntry),
     /// To a peer node, through the overlay.
-    ToTunnel(&'a RouteEntry),
+    ToTunnel {
+        /// The route.
+        route: &'a RouteEntry,
+        /// How outer packets leave; through the overlay device where there is none.
+        tunnel: Option<&'a TunnelEntry>,
+        /// What the packet says of congestion, see [`family::Family::congestion`].
+        congestion: u8,
+    },
 }
 
 impl From<PassReason> for Exit {

@@ -17,30 +17,42 @@ use dataplane_ebpf::{
     lookup::Lookup,
     overlay,
     redirect::{self, address_to_pod, to_peer, to_tunnel},
-    redirect_errors, symmetry, xdp as wire,
+    redirect_errors, symmetry, unwrap, xdp as wire,
 };
 
 /// tc ingress of each pod's host-side interface.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = for_host(&ctx).and_then(|ip| match ip {
         Ip::V4 => from_pod::forward::<Ipv4Header>(&ctx),
         Ip::V6 => from_pod::forward::<Ipv6Header>(&ctx),
     });
-    finish(&ctx, Hook::FromPod, outcome)
+    finish(&ctx, Hook::FromPod, length, outcome)
 }
 
 /// tc ingress of each uplink.
 #[classifier]
 fn from_wire(ctx: TcContext) -> i32 {
-    finish(&ctx, Hook::FromWire, for_host(&ctx).and_then(|ip| receive(&ctx, ip)))
+    // As it has arrived: the overlay's headers count.
+    let length = ctx.len();
+    let outcome = for_host(&ctx).and_then(|ip| match receive(&ctx, ip) {
+        Err(Exit::Pass(PassReason::NotPod)) => match ip {
+            Ip::V4 => unwrap::receive::<Ipv4Header>(&ctx),
+            Ip::V6 => unwrap::receive::<Ipv6Header>(&ctx),
+        }
+        .map(Forward::ToPod),
+        outcome => outcome,
+    });
+    finish(&ctx, Hook::FromWire, length, outcome)
 }
 
 /// tc ingress of the overlay device.
 #[classifier]
 fn from_overlay(ctx: TcContext) -> i32 {
+    let length = ctx.len();
     let outcome = overlay::check_origin(&ctx).and_then(|()| for_host(&ctx)).and_then(|ip| receive(&ctx, ip));
-    finish(&ctx, Hook::FromOverlay, outcome)
+    finish(&ctx, Hook::FromOverlay, length, outcome)
 }
 
 /// tc egress of each pod's host-side interface.
@@ -80,6 +92,7 @@ fn redirect_refused(ctx: BtfTracePointContext) {
     redirect_errors::refused(&ctx);
 }
 
+#[derive(Clone, Copy)]
 enum Ip {
     V4,
     V6,
@@ -152,16 +165,17 @@ fn leave(ctx: &TcContext, hook: Hook) -> i32 {
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'
 /// programs, and then the kernel, have the packet.
 #[inline(always)]
-fn finish(ctx: &TcContext, hook: Hook, outcome: Result<Forward<'static>, Exit>) -> i32 {
-    let length = ctx.len();
+fn finish(ctx: &TcContext, hook: Hook, length: u32, outcome: Result<Forward<'static>, Exit>) -> i32 {
     let (verdict, action) = match outcome {
         Ok(Forward::ToPod(pod)) => (Verdict::Forwarded(Forwarded::ToPod), redirect::to_pod(pod)),
         Ok(Forward::ToPeer(route)) => (Verdict::Forwarded(Forwarded::ToPeer), to_peer(ctx, route)),
-        Ok(Forward::ToTunnel(route)) => match to_tunnel(ctx, route) {
-            Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
-            // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
-            None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
-        },
+        Ok(Forward::ToTunnel { route, tunnel, congestion }) => {
+            match to_tunnel(ctx, route, tunnel, congestion) {
+                Some(action) => (Verdict::Forwarded(Forwarded::ToTunnel), action),
+                // Rewritten already, and lost: TTL and MAC address would no longer be what the kernel expects.
+                None => (Verdict::Drop(DropReason::RedirectFailed), TC_ACT_SHOT),
+            }
+        }
         Err(Exit::Pass(reason)) => {
             if reason.is_pod_to_pod() {
                 // SAFETY: a field of the program's context.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     COUNTERS, Counter, FlowEntry, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey,
-    Settings,
+    Settings, TunnelEntry,
 };
 
 /// Entries are allocated as they come: an empty map costs its buckets only.
@@ -58,6 +58,10 @@ pub static nodes4: HashMap<Ip4, NodeEntry, ROUTES, GROWING> = HashMap::new();
 /// Peer nodes by IPv6 address.
 #[btf_map]
 pub static nodes6: HashMap<Ip6, NodeEntry, ROUTES, GROWING> = HashMap::new();
+
+/// How outer packets reach peer nodes; `RouteEntry::tunnel` says which element.
+#[btf_map]
+pub static tunnels: Array<TunnelEntry, ROUTES> = Array::new();
 
 /// Pods' host-side interfaces by index, for XDP to send to.
 #[btf_map]

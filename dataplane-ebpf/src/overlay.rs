@@ -1,7 +1,7 @@
-//! VXLAN (RFC 7348) through one flow-based device: the tunnel's two ends travel as metadata beside the packet.
+//! VXLAN through the kernel's flow-based device, for what the programs do not wrap or unwrap themselves: the tunnel's
+//! two ends travel as metadata beside the packet.
 
 use aya_ebpf::{
-    Global,
     helpers::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
     programs::TcContext,
 };
@@ -10,11 +10,8 @@ use dataplane_common::{DropReason, Ip4, Ip6, NextHopKind, RouteEntry};
 use crate::{
     Exit,
     maps::{nodes4, nodes6},
+    vxlan::{OUTER_TTL, VNI},
 };
-
-/// The overlay's network identifier; the agent sets it when it loads the programs.
-#[unsafe(no_mangle)]
-pub static VNI: Global<u32> = Global::new(1);
 
 /// `struct bpf_tunnel_key` up to the fields that Linux 6.0 has added: this size is good for every kernel.
 #[repr(C)]
@@ -33,9 +30,8 @@ const _: () = assert!(size_of::<TunnelKey>() == 28);
 const BPF_F_TUNINFO_IPV6: u64 = 1;
 /// `linux/bpf.h`: no UDP checksum, as VXLAN over IPv4 has it (RFC 7348, 5); the inner packet has its own.
 const BPF_F_ZERO_CSUM_TX: u64 = 1 << 1;
-
-/// TTL of the outer packets.
-const OUTER_TTL: u8 = 64;
+/// `linux/bpf.h`: routers on the way say so where the outer packet is too big, as `wrap` has it.
+const BPF_F_DONT_FRAGMENT: u64 = 1 << 2;
 
 /// Attaches the tunnel's remote end to the packet. Returns whether the kernel took it.
 #[inline(always)]
@@ -48,7 +44,7 @@ pub fn set_remote(ctx: &TcContext, route: &RouteEntry) -> bool {
         remote[0] = u32::from_be(remote[0]);
     }
     let mut key = TunnelKey { id: VNI.load(), remote, service: 0, ttl: OUTER_TTL, reserved: 0, label: 0 };
-    let flags = if v6 { BPF_F_TUNINFO_IPV6 } else { BPF_F_ZERO_CSUM_TX };
+    let flags = if v6 { BPF_F_TUNINFO_IPV6 } else { BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT };
     // SAFETY: the key lives on the stack for the call, and its length is its own.
     let result = unsafe {
         bpf_skb_set_tunnel_key(ctx.skb.skb, (&raw mut key).cast(), size_of::<TunnelKey>() as u32, flags)

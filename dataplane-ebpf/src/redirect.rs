@@ -5,9 +5,13 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use dataplane_common::{MARK_FORWARDED, NextHopKind, PodEntry, RouteEntry};
+use dataplane_common::{MARK_FORWARDED, NextHopKind, PodEntry, RouteEntry, TunnelEntry};
 
-use crate::{frame::EthernetHeader, overlay};
+use crate::{
+    frame::EthernetHeader,
+    overlay,
+    wrap::{Wrapped, wrap},
+};
 
 /// `AF_INET` and `AF_INET6`.
 const AF_INET: u32 = 2;
@@ -63,23 +67,40 @@ pub fn to_pod(pod: &PodEntry) -> i32 {
 #[inline(always)]
 pub fn to_peer(ctx: &TcContext, route: &RouteEntry) -> i32 {
     ctx.set_mark(MARK_FORWARDED);
-    let v6 = route.kind == NextHopKind::Direct6 as u16;
+    to_neighbour(route.ifindex, route.kind, route.next_hop)
+}
+
+#[inline(always)]
+fn to_neighbour(ifindex: u32, kind: u16, next_hop: [u8; 16]) -> i32 {
+    let v6 = kind == NextHopKind::Direct6 as u16;
     // SAFETY: sixteen plain bytes seen as four words; the helper reads all of its union.
-    let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(route.next_hop) };
+    let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(next_hop) };
     let mut parameters = bpf_redir_neigh {
         nh_family: if v6 { AF_INET6 } else { AF_INET },
         __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
     };
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the parameters live on the stack for the call, and their length is theirs.
-    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut parameters, size, 0) as i32 }
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut parameters, size, 0) as i32 }
 }
 
-/// Sends the packet through the overlay device to the peer node. `None` where the kernel has no memory for the
-/// tunnel's metadata.
+/// Sends the packet through the overlay to the peer node: with outer headers of our own, or through the overlay device
+/// where that cannot be. `None` where the packet is lost, as the kernel has no memory for it.
 #[inline(always)]
-pub fn to_tunnel(ctx: &TcContext, route: &RouteEntry) -> Option<i32> {
+pub fn to_tunnel(
+    ctx: &TcContext,
+    route: &RouteEntry,
+    tunnel: Option<&TunnelEntry>,
+    congestion: u8,
+) -> Option<i32> {
     ctx.set_mark(MARK_FORWARDED);
+    if let Some(tunnel) = tunnel {
+        match wrap(ctx, route, tunnel, congestion) {
+            Wrapped::Yes => return Some(to_neighbour(tunnel.ifindex, tunnel.kind, tunnel.next_hop)),
+            Wrapped::No => {}
+            Wrapped::Broken => return None,
+        }
+    }
     if !overlay::set_remote(ctx, route) {
         return None;
     }

@@ -1,7 +1,7 @@
 //! `xdp_from_wire`: pod-bound packets before an skb exists.
 
 use aya_ebpf::{
-    EbpfContext as _, Global,
+    EbpfContext as _,
     bindings::xdp_action,
     helpers::{bpf_redirect_map, bpf_xdp_adjust_head},
     programs::XdpContext,
@@ -12,44 +12,13 @@ use crate::{
     Exit,
     context::Packet as _,
     family::{Family, Ipv4Header, Ipv6Header, ether_type},
-    frame::{Frame, same_mac},
+    frame::same_mac,
     from_wire::find_pod,
     lookup::Lookup,
     maps::{settings, wire_ports},
-    overlay::VNI,
     redirect::address_to_pod,
-    transport::protocol,
+    vxlan::{Arrival, Carrier, Outer, arrival},
 };
-
-/// UDP port of the overlay; the agent sets it when it loads the programs.
-#[unsafe(no_mangle)]
-pub static VXLAN_PORT: Global<u16> = Global::new(8472);
-
-/// UDP and VXLAN header (RFC 768, RFC 7348).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct VxlanHeader {
-    _source_port: [u8; 2],
-    destination_port: [u8; 2],
-    _length: [u8; 2],
-    _checksum: [u8; 2],
-    flags: u8,
-    _reserved: [u8; 3],
-    vni: [u8; 3],
-    _reserved2: u8,
-}
-
-/// The headers in front of an inner frame.
-#[repr(C)]
-struct Outer<F> {
-    _ip: F,
-    vxlan: VxlanHeader,
-}
-
-const _: () = assert!(size_of::<VxlanHeader>() == 16 && size_of::<Outer<Ipv4Header>>() == 36);
-
-/// The flag that says that the VNI is valid.
-const VNI_VALID: u8 = 0x08;
 
 /// Finds the pod that a frame is for, strips our own overlay's headers and addresses the frame to the pod.
 ///
@@ -83,10 +52,12 @@ unsafe fn is_to_uplink(mac: *const [u8; 6]) -> bool {
 }
 
 #[inline(always)]
-fn forward_frame<F: Terminates>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
+fn forward_frame<F: Carrier>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
     let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    if is_ours(ctx, &frame) {
-        return forward_inner::<F>(ctx);
+    match F::of(&frame, ctx.size()).ok().and_then(|ip| arrival(ctx, ip)) {
+        Some(Arrival::Frame) => return forward_inner::<F>(ctx),
+        Some(Arrival::Congested) => return Err(PassReason::Overlay.into()),
+        None => {}
     }
     let pod = find_pod::<F>(ctx, 0, &frame)?;
     // SAFETY: the frame is within the packet's bounds.
@@ -94,52 +65,10 @@ fn forward_frame<F: Terminates>(ctx: &XdpContext) -> Result<&'static PodEntry, E
     Ok(pod)
 }
 
-/// A family in which this node terminates the overlay.
-trait Terminates: Lookup {
-    /// Whether the outer packet goes from a known node to this one.
-    fn between_nodes(&self) -> bool;
-}
-
-impl Terminates for Ipv4Header {
-    #[inline(always)]
-    fn between_nodes(&self) -> bool {
-        // SAFETY: the entry is not even read.
-        settings.get(0).is_some_and(|now| now.node4 == self.destination())
-            && unsafe { crate::maps::nodes4.get(self.source()) }.is_some()
-    }
-}
-
-impl Terminates for Ipv6Header {
-    #[inline(always)]
-    fn between_nodes(&self) -> bool {
-        // SAFETY: the entry is not even read.
-        settings.get(0).is_some_and(|now| now.node6 == self.destination())
-            && unsafe { crate::maps::nodes6.get(self.source()) }.is_some()
-    }
-}
-
-/// Whether this is a whole packet of our overlay, from a node that we know. Others are the kernel's: `from_overlay`
-/// drops what is wrong with them.
-#[inline(always)]
-fn is_ours<F: Terminates>(ctx: &XdpContext, frame: &Frame<F>) -> bool {
-    let Ok(ip) = F::of(frame, ctx.size()) else { return false };
-    if ip.protocol() != protocol::UDP || ip.has_options() || ip.is_fragment() {
-        return false;
-    }
-    let Some(outer) = ctx.frame::<Outer<F>>(0) else { return false };
-    // SAFETY: the frame is within the packet's bounds.
-    let vxlan = unsafe { &(*outer.header()).vxlan };
-    let [a, b, c] = vxlan.vni;
-    u16::from_be_bytes(vxlan.destination_port) == VXLAN_PORT.load()
-        && vxlan.flags == VNI_VALID
-        && u32::from_be_bytes([0, a, b, c]) == VNI.load()
-        && ip.between_nodes()
-}
-
 /// The same for the frame inside, whose outer packet is of family `F`.
 #[inline(always)]
 fn forward_inner<F: Family>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit> {
-    let base = Frame::<Outer<F>>::HEAD_LEN;
+    let base = Outer::<F>::LEN;
     let inner = ctx.frame::<()>(base).ok_or(PassReason::Malformed)?;
     // SAFETY: the frame is within the packet's bounds.
     match u32::from(unsafe { (*inner.ethernet()).ether_type }) {

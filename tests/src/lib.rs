@@ -22,6 +22,7 @@ pub mod lab;
 pub mod probe;
 mod run;
 pub mod services;
+pub mod sources;
 mod topology;
 
 pub use binaries::Binaries;

@@ -89,8 +89,7 @@ fn info(ebpf: &mut Ebpf, hook: Hook) -> ProgramInfo {
 /// Maps that grow are measured full.
 fn fill(ebpf: &mut Ebpf) {
     let pod = PodEntry { ifindex: 1, mac: [2; 6], host_mac: [2; 6] };
-    let route =
-        RouteEntry { ifindex: 1, mtu: 1500, kind: 1, next_hop: [1; 16], mac: [0; 6], reserved: [0; 2] };
+    let route = RouteEntry { ifindex: 1, mtu: 1500, kind: 1, next_hop: [1; 16], mac: [0; 6], tunnel: 0 };
     let v4 = |number: u32| Ip4 { addr: number.to_be_bytes() };
     let v6 = |number: u32| {
         let mut addr = [0xfd; 16];
@@ -106,9 +105,9 @@ fn fill(ebpf: &mut Ebpf) {
     let mut routes6: HashMap<&mut MapData, RouteKey<Ip6>, RouteEntry> = map(ebpf, "routes6");
     (0..NODES).for_each(|node| routes6.insert(RouteKey::new(v6(node), 64), route, 0).unwrap());
     let mut nodes4: HashMap<&mut MapData, Ip4, NodeEntry> = map(ebpf, "nodes4");
-    (0..NODES).for_each(|node| nodes4.insert(v4(node), NodeEntry { id: node }, 0).unwrap());
+    (0..NODES).for_each(|node| nodes4.insert(v4(node), NodeEntry { tunnel: node }, 0).unwrap());
     let mut nodes6: HashMap<&mut MapData, Ip6, NodeEntry> = map(ebpf, "nodes6");
-    (0..NODES).for_each(|node| nodes6.insert(v6(node), NodeEntry { id: node }, 0).unwrap());
+    (0..NODES).for_each(|node| nodes6.insert(v6(node), NodeEntry { tunnel: node }, 0).unwrap());
 }
 
 fn map<'a, M: TryFrom<&'a mut Map, Error: std::fmt::Debug>>(ebpf: &'a mut Ebpf, name: &str) -> M {

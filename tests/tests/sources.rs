@@ -205,7 +205,7 @@ fn overlay(xdp: &str) -> anyhow::Result<()> {
         loop {
             let grown = Verdicts::on(node)?.since(&before);
             let overlay = ["drop-unknown-node", "drop-unknown-network", "drop-foreign-source", "to-pod"];
-            let seen: u64 = ["from_overlay", "xdp_from_wire"]
+            let seen: u64 = ["from_wire", "from_overlay", "xdp_from_wire"]
                 .iter()
                 .flat_map(|hook| overlay.map(|verdict| grown.packets(hook, verdict)))
                 .sum();
@@ -221,7 +221,7 @@ fn overlay(xdp: &str) -> anyhow::Result<()> {
     while udp::arrived(&sink) {}
 
     let foreign = send(lab.node(2).namespace(), 1, bystander.address())?;
-    let dropped = foreign.packets("from_overlay", "drop-foreign-source")
+    let dropped = foreign.packets("from_wire", "drop-foreign-source")
         + foreign.packets("xdp_from_wire", "drop-foreign-source");
     ensure!(dropped >= DATAGRAMS, "a local pod's address from the overlay: {foreign:?}");
     let network = send(lab.node(2).namespace(), 77, remote.address())?;

@@ -7,6 +7,7 @@ mod plots;
 mod programs;
 mod readme;
 mod report;
+mod scale;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -50,12 +51,15 @@ struct How {
 enum Only {
     /// Only what each program costs, in nanoseconds per packet
     Programs(How),
+    /// Only an agent in a cluster of thousands of nodes, from each source
+    Scale(How),
 }
 
 /// Builds what is missing, goes on as root, and measures.
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let BenchArgs { only, how, readme } = args;
     let (how, network) = match only {
+        Some(Only::Scale(how)) => return scale::run(how),
         Some(Only::Programs(how)) => (how, false),
         None => (how, true),
     };

@@ -102,7 +102,8 @@ impl Section {
             }
             Self::Binaries => {
                 let folder = build::binaries(Profile::Dev)?;
-                println!("podlane and podlane-cni are in {}", folder.display());
+                build::other_version()?;
+                println!("podlane, podlane-cni and podlane-other are in {}", folder.display());
                 Ok(())
             }
             Self::Lab => lab(rest),

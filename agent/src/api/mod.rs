@@ -33,14 +33,18 @@ pub const DEFAULT_SOCKET: &str = "/run/podlane/agent.sock";
 pub trait StatusSource: Send + Sync {
     /// The answer to `GET /v1/status`.
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
-    /// Why the agent is not ready to attach pods, or not healthy; empty when it is: the answer to `GET /healthz`.
+    /// What keeps this node's pods from being attached or reached; empty when nothing does: the answer to
+    /// `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
     /// The labels of an attachment's pod, where the cluster source knows them.
     fn labels(&self, _record: &Record) -> Option<BTreeMap<String, String>> {
         None
     }
-    /// Whether it has started: then a problem may concern pods that are there.
+    /// Whether it has started, the answer to `GET /readyz`: from then on pods can be attached, and a problem may concern
+    /// pods that are there.
     fn started(&self) -> bool;
+    /// Compares everything with what should be and mends it, now: `POST /v1/reconcile`.
+    fn reconcile(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
 /// Serves the API until `shutdown` resolves; then lets the running requests end and removes the socket.

@@ -28,7 +28,10 @@ pub(super) fn router(manager: PodManager, status: Arc<dyn StatusSource>) -> Rout
         .route("/v1/attachments/{container_id}/{if_name}", axum::routing::delete(detach))
         .route("/v1/attachments/{container_id}/{if_name}/check", get(check))
         .route("/v1/status", get(status_of))
+        .route("/v1/reconcile", post(reconcile))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/livez", get(async || Json(json!({ "live": true }))))
         .fallback(async |uri: Uri| {
             let error =
                 Error::new(code::INVALID_CONFIG, format!("no such path: {}; see docs/api.md", uri.path()));
@@ -110,4 +113,19 @@ async fn healthz(State(agent): State<Agent>) -> (StatusCode, Json<Value>) {
             json!({ "healthy": problems.is_empty(), "ready": agent.status.started(), "problems": problems }),
         ),
     )
+}
+
+async fn readyz(State(agent): State<Agent>) -> (StatusCode, Json<Value>) {
+    if agent.status.started() {
+        return (StatusCode::OK, Json(json!({ "ready": true, "problems": [] })));
+    }
+    let problems = agent.status.problems().await;
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "problems": problems })))
+}
+
+async fn reconcile(State(agent): State<Agent>) -> Result<Json<Value>, Refusal> {
+    match agent.status.reconcile().await {
+        Ok(()) => Ok(Json(agent.status.status().await)),
+        Err(error) => Err(Refusal(Error::new(code::TRY_AGAIN_LATER, format!("{error:#}")))),
+    }
 }

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tracing::Level;
 use tracing_subscriber::{
@@ -31,8 +31,9 @@ use crate::{
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
     netlink::Netlink,
-    node::{NodeStatus, NodeTask, OVERLAY_DEVICE},
+    node::{NodeStatus, NodeTask, OVERLAY_DEVICE, PassRequest},
     pods::{PodManager, Record},
+    repairs::Repairs,
 };
 
 /// Settings come from flags, then the environment, then the config file, then defaults.
@@ -84,15 +85,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (network_sender, network) = watch::channel(None);
     let (status_sender, node_status) = watch::channel(NodeStatus::default());
-    let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
+    let repairs = Repairs::default();
+    let manager =
+        PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network, repairs.clone())?;
     let (updates_sender, updates) = mpsc::channel(1);
     let (ready_sender, ready) = watch::channel(false);
     let pods = PodDirectory::default();
     let source = cluster::start(&config, updates_sender, Surroundings { ready, pods: pods.clone() })?;
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
-    let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);
-    let mut node = tokio::spawn(task.run(updates));
+    let task =
+        NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender, repairs.clone());
+    let (passes, pass_requests) = mpsc::channel(1);
+    let mut node = tokio::spawn(task.run(updates, pass_requests));
 
     let restored = Arc::new(OnceLock::new());
     let status = Status {
@@ -103,6 +108,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         node: node_status,
         restored: restored.clone(),
         pods,
+        repairs,
+        passes,
     };
     let status = Arc::new(status);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -117,6 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(problem, "an attachment was not restored");
     }
     restored.get_or_init(|| report.problems);
+    let mut keeper = tokio::spawn(async move { manager.keep().await });
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -124,12 +132,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping; traffic goes on"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping; traffic goes on"),
         ended = &mut node => ended.context("the node task died")??,
+        ended = &mut keeper => ended.context("the task that looks after the pods died")??,
         ended = &mut server => return ended.context("the API task died")?,
     }
     service::stopping();
     reporting.abort();
     source.abort();
     node.abort();
+    keeper.abort();
     stop.send(()).ok();
     server.await.context("the API task died")?
 }
@@ -145,6 +155,8 @@ struct Status {
     restored: Arc<OnceLock<Vec<String>>>,
     /// What the cluster says of this node's pods.
     pods: PodDirectory,
+    repairs: Repairs,
+    passes: mpsc::Sender<PassRequest>,
 }
 
 /// The settings of the overlay.
@@ -199,6 +211,8 @@ impl StatusSource for Status {
                 "peers": node.peers,
                 "counters": counters,
                 "problems": problems,
+                "warnings": self.warnings(),
+                "repairs": self.repairs.list(),
             })
         })
     }
@@ -221,12 +235,32 @@ impl StatusSource for Status {
             if !node.ready && problems.is_empty() {
                 problems.push("the cluster state has not been read yet".to_owned());
             }
-            match self.restored.get() {
-                Some(unrestored) => problems.extend(unrestored.iter().cloned()),
-                None => problems.push("the attachments have not been restored yet".to_owned()),
+            if self.restored.get().is_none() {
+                problems.push("the attachments have not been restored yet".to_owned());
             }
             problems
         })
+    }
+
+    fn reconcile(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async {
+            let (done, over) = oneshot::channel();
+            self.passes.send(done).await.context("the agent is stopping")?;
+            over.await.context("the agent is stopping")?;
+            self.manager.repair().await;
+            Ok(())
+        })
+    }
+}
+
+impl Status {
+    /// What is wrong though pods are attached and forwarded.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.node.borrow().warnings.clone();
+        warnings.extend(self.restored.get().into_iter().flatten().cloned());
+        warnings.extend(self.manager.warnings());
+        warnings.extend(self.datapath.handover());
+        warnings
     }
 }
 

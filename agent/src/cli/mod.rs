@@ -2,6 +2,7 @@
 
 mod agent;
 mod cleanup;
+mod etcd;
 mod install_cni;
 mod service;
 mod status;
@@ -28,6 +29,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Make the container runtime call Podlane: write plugin and network configuration once the agent is ready
     InstallCni(install_cni::InstallCniArgs),
+    /// Look after the cluster's state in etcd
+    Etcd(etcd::EtcdArgs),
     /// Remove every trace of Podlane from this node, its pods' interfaces included
     Cleanup(cleanup::CleanupArgs),
 }
@@ -54,6 +57,7 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Status(args) => status::run(&args),
             Command::InstallCni(args) => install_cni::run(&args),
+            Command::Etcd(args) => etcd::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
         }
     }

@@ -21,6 +21,12 @@ impl Entry {
     pub const fn unreadable(name: String, problem: String) -> Self {
         Self { name, node: Err(problem) }
     }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl From<Node> for Entry {

@@ -3,6 +3,7 @@
 
 mod assembly;
 mod claims;
+pub mod etcd;
 mod file;
 mod kubernetes;
 mod node;
@@ -13,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
 pub use assembly::{Assembly, Entry};
+pub use etcd::{EtcdConfig, EtcdSettings, EtcdSource};
 pub use file::FileSource;
 pub use kubernetes::{AGENT_NOT_READY, KubernetesSettings, KubernetesSource, PodDetails, PodDirectory};
 pub use node::Node;

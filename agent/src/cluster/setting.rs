@@ -9,7 +9,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{ClusterSource as _, FileSource, KubernetesSource, PodDirectory, Update};
+use super::{ClusterSource as _, EtcdSource, FileSource, KubernetesSource, PodDirectory, Update};
 use crate::config::Config;
 
 /// The sources there are.
@@ -63,6 +63,10 @@ pub fn start(
             let (settings, name) = (config.kubernetes.clone(), config.node_name.clone());
             Ok(tokio::spawn(KubernetesSource::new(settings, name, ready, pods).run(updates)))
         }
-        SourceSetting::Etcd => bail!("clusterSource: etcd is not built yet: use file"),
+        SourceSetting::Etcd => {
+            let etcd = config.etcd.clone();
+            let source = EtcdSource::new(etcd, config.node_name.clone(), config.uplinks.clone())?;
+            Ok(tokio::spawn(source.run(updates)))
+        }
     }
 }

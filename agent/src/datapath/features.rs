@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow, bail};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use serde::Serialize;
 
-use super::{AttachMode, AttachSetting, XdpMode};
+use super::{AttachMode, AttachSetting, XdpMode, kernel_types::KernelTypes};
 
 /// What this kernel has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,12 @@ pub struct Features {
     /// `bpf_redirect_peer` scrubs the packet and addresses it to the pod (Linux 6.15, commit 8ec42e69eab4); by version.
     /// The programs rewrite the MAC address themselves, so both behaviours do.
     pub redirect_peer_scrubs: bool,
+    /// Programs put the overlay's headers around packets (`BPF_F_ADJ_ROOM_ENCAP_L2_ETH`, Linux 5.13, commit
+    /// d01b59c9ae94); told by the kernel's types. Without it packets go through the overlay device.
+    pub tunnel_wrap: bool,
+    /// Programs take the overlay's headers off a packet of another family too (`BPF_F_ADJ_ROOM_DECAP_L3_IPV4`, Linux 6.3,
+    /// commit d219df60a70e); told by the kernel's types. Without it the overlay device does.
+    pub tunnel_unwrap_mixed: bool,
 }
 
 impl Features {
@@ -26,12 +32,15 @@ impl Features {
     ///
     /// # Errors
     /// Where it does not answer.
-    pub(super) fn probe() -> anyhow::Result<Self> {
+    pub fn probe() -> anyhow::Result<Self> {
         let uname = nix::sys::utsname::uname().context("asking for the kernel's version")?;
         let kernel = uname.release().to_string_lossy().into_owned();
         let version = version(&kernel)
             .ok_or_else(|| anyhow!("the kernel's version \"{kernel}\" does not start with two numbers"))?;
+        let types = KernelTypes::read()?;
         Ok(Self {
+            tunnel_wrap: types.mention("BPF_F_ADJ_ROOM_ENCAP_L2_ETH"),
+            tunnel_unwrap_mixed: types.mention("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"),
             kernel,
             tcx: has_tcx()?,
             xdp: version >= (5, 18),
@@ -90,7 +99,14 @@ mod tests {
     use super::*;
 
     fn old() -> Features {
-        Features { kernel: "5.15.0-91-generic".into(), tcx: false, xdp: false, redirect_peer_scrubs: false }
+        Features {
+            kernel: "5.15.0-91-generic".into(),
+            tcx: false,
+            xdp: false,
+            redirect_peer_scrubs: false,
+            tunnel_wrap: true,
+            tunnel_unwrap_mixed: false,
+        }
     }
 
     #[test]

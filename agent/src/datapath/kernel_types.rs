@@ -36,6 +36,12 @@ impl KernelTypes {
             .ok_or_else(|| anyhow!("the kernel's BTF has no member {member} in struct {structure}"))
     }
 
+    /// Whether anything in the kernel has this name: an enumerator, for one.
+    pub(super) fn mention(&self, name: &str) -> bool {
+        let strings = self.bytes.get(self.strings..).unwrap_or_default();
+        strings.split(|byte| *byte == 0).any(|found| found == name.as_bytes())
+    }
+
     fn find(&self, structure: &str, member: &str) -> Option<u32> {
         /// Bytes of a type's fixed part, and of one member.
         const HEAD: usize = 12;
@@ -94,6 +100,7 @@ mod tests {
         assert_eq!(types.offset("list_head", "prev").unwrap(), 8);
         let error = types.offset("net_device", "nonsense").unwrap_err().to_string();
         assert!(error.contains("no member nonsense in struct net_device"), "{error}");
+        assert!(types.mention("BPF_F_ADJ_ROOM_ENCAP_L2_ETH") && !types.mention("ADJ_ROOM_ENCAP_L2_ETH"));
         assert!(KernelTypes::parse(vec![0; 64]).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! The maps, typed by family and written by difference.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -17,10 +19,13 @@ use dataplane_common::{
 };
 use ipnetwork::IpNetwork;
 
+use super::tunnels::{Tunnels, Underlay, bytes};
 use crate::pods::PodEndpoint;
 
+pub(super) use damage::Written;
+
 /// The maps that are pinned, under these names.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     "pods4",
     "pods6",
     "routes4",
@@ -30,6 +35,7 @@ pub(super) const NAMES: [&str; 12] = [
     "stack_flows4",
     "stack_flows6",
     "flow_gate",
+    "tunnels",
     "wire_ports",
     "settings",
     "counters",
@@ -57,6 +63,8 @@ pub enum PeerNextHop {
         node: IpAddr,
         /// The MAC address of its overlay device.
         mac: [u8; 6],
+        /// How the programs reach it by themselves; through the overlay device where they cannot.
+        underlay: Option<Underlay>,
     },
 }
 
@@ -75,6 +83,7 @@ pub struct OwnAddresses {
 pub(super) struct Maps {
     v4: FamilyMaps<Ip4>,
     v6: FamilyMaps<Ip6>,
+    tunnels: Tunnels,
     wire_ports: DevMapHash<MapData>,
     flow_gate: Array<MapData, FlowGate>,
     settings: Array<MapData, Settings>,
@@ -109,6 +118,7 @@ impl Maps {
                 nodes: take(ebpf, "nodes6")?,
                 flows: take(ebpf, "stack_flows6")?,
             },
+            tunnels: Tunnels::new(take(ebpf, "tunnels")?),
             wire_ports: take(ebpf, "wire_ports")?,
             flow_gate: take(ebpf, "flow_gate")?,
             settings: take(ebpf, "settings")?,
@@ -121,7 +131,7 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses: a full map is named with its way out.
     pub(super) fn set_pod(&mut self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        let entry = PodEntry { ifindex: pod.ifindex, mac: pod.mac, host_mac: pod.host_mac };
+        let entry = PodEntry::new(pod.ifindex, pod.mac, pod.host_mac);
         match address {
             IpAddr::V4(address) => self.v4.pods.insert(Ip4::from(address), entry, 0),
             IpAddr::V6(address) => self.v6.pods.insert(Ip6::from(address), entry, 0),
@@ -159,24 +169,34 @@ impl Maps {
         Ok(pods)
     }
 
-    /// Makes the route maps hold exactly these routes. Returns what could not be installed, in words.
+    /// Makes the route maps hold exactly these routes, and the map of tunnels what they need of it. Returns what could
+    /// not be installed, in words.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
     pub(super) fn set_routes(
         &mut self,
         routes: &BTreeMap<IpNetwork, PeerRoute>,
+        now: Duration,
     ) -> anyhow::Result<Vec<String>> {
+        let before = self.numbers()?;
+        let mut taken: BTreeSet<u32> = before.values().copied().collect();
+        taken.extend(self.v4.tunnels_in_use()?);
+        taken.extend(self.v6.tunnels_in_use()?);
+        let wanted = routes.values().filter_map(underlay).collect();
+        let numbers = self.tunnels.write(&wanted, &before, &taken, now)?;
+        self.number_nodes(&before, &numbers)?;
+        let entry = |route: &PeerRoute| entry(route, &numbers);
         let mut wanted4 = Vec::new();
         let mut wanted6 = Vec::new();
         for (cidr, route) in routes {
             let prefix_len = u32::from(cidr.prefix());
             match cidr.network() {
                 IpAddr::V4(prefix) => {
-                    wanted4.push((RouteKey::new(Ip4::from(prefix), prefix_len), entry(*route)));
+                    wanted4.push((RouteKey::new(Ip4::from(prefix), prefix_len), entry(route)));
                 }
                 IpAddr::V6(prefix) => {
-                    wanted6.push((RouteKey::new(Ip6::from(prefix), prefix_len), entry(*route)));
+                    wanted6.push((RouteKey::new(Ip6::from(prefix), prefix_len), entry(route)));
                 }
             }
         }
@@ -186,7 +206,46 @@ impl Maps {
         self.v4.set_routes(&wanted4).context("writing routes4")?;
         self.v6.set_routes(&wanted6).context("writing routes6")?;
         self.change_settings(|now| Settings { prefix_lens4: lens4, prefix_lens6: lens6, ..now })?;
+        for number in taken.iter().filter(|taken| !numbers.values().any(|number| number == *taken)) {
+            self.tunnels.clear(*number)?;
+        }
         Ok(problems)
+    }
+
+    /// The peers that have a tunnel, and its place in the map of tunnels.
+    fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        let mut numbers = self.v4.numbers().context("reading nodes4")?;
+        numbers.extend(self.v6.numbers().context("reading nodes6")?);
+        Ok(numbers)
+    }
+
+    fn number_nodes(
+        &mut self,
+        before: &BTreeMap<IpAddr, u32>,
+        after: &BTreeMap<IpAddr, u32>,
+    ) -> anyhow::Result<()> {
+        let gone = before.keys().filter(|peer| !after.contains_key(*peer)).map(|peer| (peer, 0));
+        let changed = after.iter().filter(|(peer, number)| before.get(*peer) != Some(*number));
+        for (peer, tunnel) in gone.chain(changed.map(|(peer, number)| (peer, *number))) {
+            let entry = NodeEntry { tunnel };
+            match peer {
+                IpAddr::V4(address) => self.v4.nodes.insert(Ip4::from(*address), entry, 0),
+                IpAddr::V6(address) => self.v6.nodes.insert(Ip6::from(*address), entry, 0),
+            }
+            .with_context(|| format!("noting the tunnel to {peer}"))?;
+        }
+        Ok(())
+    }
+
+    /// The largest packets that routers have let through to the peers lately, of those that they have complained of.
+    pub(super) fn path_mtus(&self, now: Duration) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        let mut mtus = BTreeMap::new();
+        for (peer, number) in self.numbers()? {
+            if let Some(mtu) = self.tunnels.path_mtu(number, now)? {
+                mtus.insert(peer, mtu);
+            }
+        }
+        Ok(mtus)
     }
 
     /// Makes the node maps hold exactly these peer nodes.
@@ -253,6 +312,11 @@ impl Maps {
         Ok(remaining)
     }
 
+    /// Opens or shuts the gate of the flows through the stack.
+    pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
+        self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
+    }
+
     /// The counters, summed over the CPUs.
     ///
     /// # Errors
@@ -261,16 +325,19 @@ impl Maps {
         let mut sums = Vec::new();
         for hook in Hook::ALL {
             for verdict in Verdict::all() {
-                let values =
-                    self.counters.get(&counter_index(*hook, verdict), 0).context("reading counters")?;
-                let sum = values.iter().fold(Counter::default(), |sum, value| Counter {
-                    packets: sum.packets + value.packets,
-                    bytes: sum.bytes + value.bytes,
-                });
-                sums.push((*hook, verdict, sum));
+                sums.push((*hook, verdict, self.counter(*hook, verdict)?));
             }
         }
         Ok(sums)
+    }
+
+    /// One of the counters.
+    pub(super) fn counter(&self, hook: Hook, verdict: Verdict) -> anyhow::Result<Counter> {
+        let values = self.counters.get(&counter_index(hook, verdict), 0).context("reading counters")?;
+        Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+            packets: sum.packets + value.packets,
+            bytes: sum.bytes + value.bytes,
+        }))
     }
 }
 
@@ -296,18 +363,44 @@ where
     }
 
     fn set_nodes(&mut self, mut wanted: BTreeSet<A>) -> anyhow::Result<()> {
-        let present: Vec<(A, NodeEntry)> = self.nodes.iter().collect::<Result<_, _>>()?;
-        let mut last = 0;
-        for (address, entry) in present {
-            last = last.max(entry.id);
+        let present: Vec<A> = self.nodes.keys().collect::<Result<_, _>>()?;
+        for address in present {
             if !wanted.remove(&address) {
                 absent_is_fine(self.nodes.remove(&address))?;
             }
         }
-        for (address, id) in wanted.into_iter().zip(last + 1..) {
-            self.nodes.insert(address, NodeEntry { id }, 0).map_err(|error| full(error, "maxRoutes"))?;
+        for address in wanted {
+            self.nodes
+                .insert(address, NodeEntry { tunnel: 0 }, 0)
+                .map_err(|error| full(error, "maxRoutes"))?;
         }
         Ok(())
+    }
+
+    fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>>
+    where
+        A: Into<IpAddr>,
+    {
+        let mut numbers = BTreeMap::new();
+        for item in self.nodes.iter() {
+            let (address, NodeEntry { tunnel }) = item?;
+            if tunnel != 0 {
+                numbers.insert(address.into(), tunnel);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// The tunnels that routes refer to.
+    fn tunnels_in_use(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let mut numbers = BTreeSet::new();
+        for item in self.routes.iter() {
+            let (_, entry) = item.context("reading the routes")?;
+            if entry.tunnel != 0 {
+                numbers.insert(u32::from(entry.tunnel));
+            }
+        }
+        Ok(numbers)
     }
 
     fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
@@ -348,21 +441,26 @@ fn prefix_lengths(lengths: impl Iterator<Item = u32>) -> ([u8; PREFIX_LENGTHS], 
     (list, problems)
 }
 
-fn entry(route: PeerRoute) -> RouteEntry {
+/// A tunnel's far end, and the way to it where the programs know one.
+const fn underlay(route: &PeerRoute) -> Option<(IpAddr, Underlay)> {
+    match route.next_hop {
+        PeerNextHop::Tunnel { node, underlay: Some(underlay), .. } => Some((node, underlay)),
+        _ => None,
+    }
+}
+
+fn entry(route: &PeerRoute, tunnels: &BTreeMap<IpAddr, u32>) -> RouteEntry {
     let (kind, address, mac) = match route.next_hop {
         PeerNextHop::Direct(address @ IpAddr::V4(_)) => (NextHopKind::Direct4, address, [0; 6]),
         PeerNextHop::Direct(address @ IpAddr::V6(_)) => (NextHopKind::Direct6, address, [0; 6]),
-        PeerNextHop::Tunnel { node: node @ IpAddr::V4(_), mac } => (NextHopKind::Tunnel4, node, mac),
-        PeerNextHop::Tunnel { node: node @ IpAddr::V6(_), mac } => (NextHopKind::Tunnel6, node, mac),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V4(_), mac, .. } => (NextHopKind::Tunnel4, node, mac),
+        PeerNextHop::Tunnel { node: node @ IpAddr::V6(_), mac, .. } => (NextHopKind::Tunnel6, node, mac),
     };
-    let mut next_hop = [0; 16];
-    match address {
-        IpAddr::V4(address) => next_hop[..4].copy_from_slice(&address.octets()),
-        IpAddr::V6(address) => next_hop.copy_from_slice(&address.octets()),
-    }
+    let tunnel = underlay(route).and_then(|(peer, _)| tunnels.get(&peer));
+    let tunnel = tunnel.and_then(|number| u16::try_from(*number).ok()).unwrap_or(0);
     // The loopback device's MTU of 65536 is the only one that does not fit.
     let mtu = u16::try_from(route.mtu).unwrap_or(u16::MAX);
-    RouteEntry { ifindex: route.ifindex, mtu, kind: kind as u16, next_hop, mac, reserved: [0; 2] }
+    RouteEntry { ifindex: route.ifindex, mtu, kind: kind as u16, next_hop: bytes(address), mac, tunnel }
 }
 
 /// How long a flow of each protocol is remembered after the stack's last packet: as long as conntrack does.

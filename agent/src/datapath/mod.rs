@@ -5,11 +5,17 @@
 
 mod attach;
 mod bpffs;
+mod carry;
 mod features;
+mod handover;
 mod kernel_types;
 mod maps;
+mod pins;
 mod redirect_errors;
 mod remove;
+mod shape;
+mod sys;
+mod tunnels;
 mod xdp;
 
 use std::{
@@ -17,21 +23,26 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{SchedClassifier, Xdp},
+    programs::{SchedClassifier, TcAttachType, Xdp},
 };
-use dataplane_common::{Counter, Hook, LAYOUT, Verdict};
+use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
 pub use features::Features;
+pub use handover::Contents;
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
+pub use tunnels::Underlay;
 
-use maps::Maps;
+use handover::{Handover, Scene};
+use maps::{Maps, Written};
+use pins::Pins;
 pub use remove::remove;
 pub use xdp::XdpMode;
 
@@ -43,6 +54,9 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 /// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
 /// carry them.
 pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
+
+/// The most tunnels that routes can refer to, and the element for none.
+const TUNNELS: u32 = 1 << 16;
 
 /// How to open the datapath.
 #[derive(Clone, Debug)]
@@ -91,12 +105,18 @@ pub struct Datapath {
     mode: AttachMode,
     xdp: XdpMode,
     features: Features,
-    links: PathBuf,
+    /// The folder of our layout.
+    dir: PathBuf,
 }
 
 struct State {
     ebpf: Ebpf,
     maps: Maps,
+    pins: Pins,
+    /// Until our programs have taken the places of another layout's.
+    handover: Option<Handover>,
+    /// What the node's maps should still hold.
+    written: Written,
 }
 
 impl Datapath {
@@ -107,18 +127,27 @@ impl Datapath {
     pub fn open(options: &Options) -> anyhow::Result<Self> {
         bpffs::ensure(&options.bpf_dir)?;
         let dir = layout_dir(&options.bpf_dir);
-        let links = dir.join("links");
+        let links = dir.join(pins::LINKS);
         fs_err::create_dir_all(&links).context("preparing the folder for pinned links")?;
+        let former = pins::other_layouts(&options.bpf_dir)?;
         let features = Features::probe()?;
         let mode = features.attach_mode(options.attach)?;
         features.check_xdp(options.xdp)?;
         let xdp = options.xdp != XdpMode::Off;
         let tracing = if xdp { Some(redirect_errors::Globals::find()) } else { None };
         let globals = tracing.as_ref().and_then(|found| found.as_ref().ok());
+        let handover = if former.is_empty() {
+            None
+        } else {
+            let apart = carry::share(&dir, &former, options).context("looking at another layout's maps")?;
+            Some(Handover::from(former.clone(), apart))
+        };
         let mut ebpf = load(Some(&dir), options, globals)?;
         let maps = Maps::take(&mut ebpf)?;
         load_programs(&mut ebpf, xdp)?;
         let traced = match tracing {
+            // The former agent's count until then.
+            Some(Ok(_)) if handover.is_some() => Ok(()),
             Some(Ok(_)) => redirect_errors::attach(&mut ebpf, &links),
             Some(Err(error)) => Err(error),
             None => redirect_errors::detach(&links),
@@ -126,7 +155,35 @@ impl Datapath {
         if let Err(error) = traced {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
+        let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
+        let state =
+            State { ebpf, maps, pins: Pins { own: links, former }, handover, written: Written::default() };
+        Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
+    }
+
+    /// Tells that the maps hold these contents. Once they hold all, the programs of an agent with another map layout are
+    /// swapped for ours, if there are any; until then nothing is attached.
+    ///
+    /// # Errors
+    /// Where what the former agent has left cannot be removed.
+    pub fn filled(&self, contents: Contents) -> anyhow::Result<()> {
+        let mut state = self.state();
+        let State { ebpf, maps, pins, handover, .. } = &mut *state;
+        let Some(pending) = handover else { return Ok(()) };
+        if !pending.filled(contents) {
+            return Ok(());
+        }
+        let mut scene = Scene { ebpf, maps, pins, dir: &self.dir, mode: self.mode, xdp: self.xdp };
+        let finished = pending.finish(&mut scene);
+        *handover = None;
+        pins.former.clear();
+        finished
+    }
+
+    /// Why another layout's programs still run, while they do.
+    #[must_use]
+    pub fn handover(&self) -> Option<String> {
+        self.state().handover.as_ref().map(Handover::reason)
     }
 
     /// How programs are attached here.
@@ -152,8 +209,12 @@ impl Datapath {
     /// # Errors
     /// Where the driver does not support the mode, or another tool's XDP program is there.
     pub fn attach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
-        let mut state = self.state();
-        xdp::attach(xdp_program(&mut state.ebpf)?, uplink, self.xdp, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        match handover {
+            Some(pending) => pending.defer_xdp(uplink),
+            None => xdp::attach(xdp_program(ebpf)?, uplink, self.xdp, pins)?,
+        }
+        Ok(())
     }
 
     /// Detaches `xdp_from_wire` from a former uplink.
@@ -161,7 +222,11 @@ impl Datapath {
     /// # Errors
     /// Where the pinned link cannot be removed.
     pub fn detach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
-        xdp::detach(uplink, &self.links)
+        let State { pins, handover, .. } = &mut *self.state();
+        if let Some(pending) = handover {
+            pending.forget_xdp(uplink);
+        }
+        xdp::detach(uplink, pins)
     }
 
     /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
@@ -169,7 +234,10 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        self.state().maps.set_nodes(nodes)
+        let mut state = self.state();
+        state.maps.set_nodes(nodes)?;
+        state.written.nodes = Some(nodes.clone());
+        Ok(())
     }
 
     /// Tells the programs this node's own addresses.
@@ -177,7 +245,10 @@ impl Datapath {
     /// # Errors
     /// Where the map cannot be read or written.
     pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
-        self.state().maps.set_own_addresses(own)
+        let mut state = self.state();
+        state.maps.set_own_addresses(own)?;
+        state.written.settings = Some(state.maps.settings()?);
+        Ok(())
     }
 
     /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
@@ -186,9 +257,12 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
-        let now =
-            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
-        self.state().maps.sweep_flows(now.into(), ages)
+        let mut state = self.state();
+        if state.handover.is_some() {
+            // The gate may be open for flows that are elsewhere.
+            return Ok(0);
+        }
+        state.maps.sweep_flows(now()?, ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -196,9 +270,12 @@ impl Datapath {
     /// # Errors
     /// Where the interface does not exist or the kernel refuses.
     pub fn attach(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
-        let mut state = self.state();
-        let program = program(&mut state.ebpf, hook)?;
-        attach::attach(program, hook, interface, self.mode, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        match handover {
+            Some(pending) => pending.defer(hook, interface),
+            None => attach::attach(program(ebpf, hook)?, hook, interface, self.mode, pins)?,
+        }
+        Ok(())
     }
 
     /// Detaches `hook`'s program from an interface; not an error where it is not attached or the interface is gone.
@@ -206,7 +283,11 @@ impl Datapath {
     /// # Errors
     /// Where the pinned link cannot be removed.
     pub fn detach(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
-        attach::detach(hook, interface, self.mode, &self.links)
+        let State { pins, handover, .. } = &mut *self.state();
+        if let Some(pending) = handover {
+            pending.forget(hook, interface);
+        }
+        attach::detach(hook, interface, self.mode, pins)
     }
 
     /// The interfaces that `hook`'s program is attached to by this agent or one before it (tcx links; with clsact
@@ -215,16 +296,46 @@ impl Datapath {
     /// # Errors
     /// Where the folder of pinned links cannot be read.
     pub fn attached(&self, hook: Hook) -> anyhow::Result<Vec<String>> {
-        attach::pinned(hook, &self.links)
+        let state = self.state();
+        let mut interfaces = state.pins.interfaces(hook)?;
+        interfaces.extend(state.handover.iter().flat_map(|pending| pending.deferred(hook)).cloned());
+        Ok(interfaces.into_iter().collect())
     }
 
-    /// Whether this agent's program runs at `hook` of an interface.
+    /// Whether this agent's program runs at `hook` of an interface, by tcx; with clsact see [`Self::filter`].
     ///
     /// # Errors
     /// Where the kernel cannot be asked.
     pub fn is_attached(&self, hook: Hook, interface: &str) -> anyhow::Result<bool> {
-        let mut state = self.state();
-        attach::is_attached(program(&mut state.ebpf, hook)?, hook, interface, self.mode, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        if handover.is_some() {
+            return Ok(false);
+        }
+        attach::is_attached(program(ebpf, hook)?, hook, interface, self.mode, pins)
+    }
+
+    /// The filter that `hook`'s program is attached by, with clsact: the program's number, and whether it is at ingress.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn filter(&self, hook: Hook) -> anyhow::Result<Option<(u32, bool)>> {
+        if self.mode != AttachMode::Clsact {
+            return Ok(None);
+        }
+        let id = program(&mut self.state().ebpf, hook)?.info()?.id();
+        Ok(Some((id, matches!(attach::side(hook), TcAttachType::Ingress))))
+    }
+
+    /// Whether this agent's XDP program runs at an uplink.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn is_xdp_attached(&self, uplink: &str) -> anyhow::Result<bool> {
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        if handover.is_some() {
+            return Ok(true);
+        }
+        xdp::is_attached(xdp_program(ebpf)?, uplink, self.xdp, pins)
     }
 
     /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
@@ -232,7 +343,39 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
-        self.state().maps.set_routes(routes)
+        let mut state = self.state();
+        let problems = state.maps.set_routes(routes, now()?)?;
+        state.written.routes = Some(routes.clone());
+        state.written.settings = Some(state.maps.settings()?);
+        Ok(problems)
+    }
+
+    /// What of routes, nodes and settings is not in the maps as it was last written: a sentence each. Writing them again
+    /// mends it.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn damage(&self) -> anyhow::Result<Vec<String>> {
+        let state = self.state();
+        state.maps.damage(&state.written)
+    }
+
+    /// The largest inner packets that routers have let through to peers in the last ten minutes, for the peers that
+    /// they have complained of.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn path_mtus(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+        self.state().maps.path_mtus(now()?)
+    }
+
+    /// How often routers have said that the overlay's packets are too big.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn path_mtu_errors(&self) -> anyhow::Result<u64> {
+        let verdict = Verdict::Pass(PassReason::PathMtu);
+        Ok(self.state().maps.counter(Hook::FromWire, verdict)?.packets)
     }
 
     /// The counters, summed over the CPUs.
@@ -285,12 +428,38 @@ impl FastPath for Datapath {
         self.state().maps.pods()
     }
 
+    fn filled(&self) -> anyhow::Result<()> {
+        Self::filled(self, Contents::Pods)
+    }
+
     fn needs_napi(&self) -> bool {
         self.xdp != XdpMode::Off
     }
 
     fn attached(&self) -> anyhow::Result<Vec<String>> {
         Self::attached(self, Hook::FromPod)
+    }
+
+    fn detached(&self, interface: &str) -> anyhow::Result<Vec<&'static str>> {
+        let mut detached = Vec::new();
+        if self.mode == AttachMode::Tcx && self.handover().is_none() {
+            for hook in [Hook::FromPod, Hook::ToPod] {
+                if !self.is_attached(hook, interface)? {
+                    detached.push(hook.name());
+                }
+            }
+        }
+        Ok(detached)
+    }
+
+    fn filters(&self) -> anyhow::Result<Vec<(&'static str, u32, bool)>> {
+        let mut filters = Vec::new();
+        if self.handover().is_none() {
+            for hook in [Hook::FromPod, Hook::ToPod] {
+                filters.extend(self.filter(hook)?.map(|(program, ingress)| (hook.name(), program, ingress)));
+            }
+        }
+        Ok(filters)
     }
 }
 
@@ -326,6 +495,12 @@ fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The clock that the programs read.
+fn now() -> anyhow::Result<Duration> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+    Ok(now.into())
+}
+
 /// Where this layout's maps and links are pinned.
 fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
@@ -351,6 +526,7 @@ fn load(
         .map_max_entries("pods6", pods)
         .map_max_entries("routes4", routes)
         .map_max_entries("routes6", routes)
+        .map_max_entries("tunnels", routes.saturating_add(1).min(TUNNELS))
         .map_max_entries("nodes4", routes)
         .map_max_entries("nodes6", routes)
         .map_max_entries("stack_flows4", flows)

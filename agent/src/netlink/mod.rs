@@ -6,6 +6,7 @@
 mod address;
 mod encap;
 mod error;
+mod filter;
 mod link;
 pub mod namespace;
 mod neighbour;

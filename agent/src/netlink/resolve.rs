@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
 
 use super::Netlink;
 use super::error::{is_errno, to_io};
@@ -20,6 +20,8 @@ pub struct NextHop {
     pub gateway: Option<IpAddr>,
     /// The source address that the node's own packets would take.
     pub source: Option<IpAddr>,
+    /// The largest packet that fits the path, where the route says so or routers have: the latter for ten minutes.
+    pub mtu: Option<u32>,
 }
 
 impl Netlink {
@@ -60,16 +62,23 @@ impl Netlink {
         let mut ifindex = None;
         let mut gateway = None;
         let mut source = None;
+        let mut mtu = None;
         for attribute in &answer.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => ifindex = Some(*index),
                 RouteAttribute::Gateway(address) => gateway = ip(address),
                 RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some((*address).into()),
                 RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
         let ifindex = ifindex.ok_or_else(|| anyhow!("the route names no device"))?;
-        Ok(NextHop { ifindex, gateway, source })
+        Ok(NextHop { ifindex, gateway, source, mtu })
     }
 }

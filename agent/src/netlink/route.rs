@@ -154,9 +154,17 @@ impl Route {
         attributes.extend(self.ifindex.map(RouteAttribute::Oif));
         attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(source.into())));
         attributes.extend(self.metric.map(RouteAttribute::Priority));
-        attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(self.metrics(mtu))));
         attributes.extend(self.encap.into_iter().flat_map(Encap::to_attributes));
         message
+    }
+
+    /// When it forwards, the kernel heeds an IPv6 route's MTU only where it is locked.
+    fn metrics(&self, mtu: u32) -> Vec<RouteMetric> {
+        /// `1 << RTAX_MTU` (`linux/rtnetlink.h`).
+        const MTU: u32 = 1 << 2;
+        let lock = self.encap.is_some() && self.destination.is_ipv6();
+        lock.then_some(RouteMetric::Lock(MTU)).into_iter().chain([RouteMetric::Mtu(mtu)]).collect()
     }
 
     /// `None` for a route of another kind than Podlane's, or of somebody else.

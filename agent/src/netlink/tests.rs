@@ -154,14 +154,14 @@ fn the_kernels_way_to_an_address_is_resolved() {
         assert!(format!("{error:#}").contains("own addresses"), "{error:#}");
 
         node.add_address(device, net("192.168.1.11/24")).await.unwrap();
-        let direct = NextHop { ifindex: device, gateway: None, source: Some(ip("192.168.1.11")) };
+        let direct = NextHop { ifindex: device, gateway: None, source: Some(ip("192.168.1.11")), mtu: None };
         assert_eq!(node.resolve(ip("192.168.1.12")).await.unwrap(), direct);
         node.replace_route(&Route::via(net("0.0.0.0/0"), ip("192.168.1.1"), device)).await.unwrap();
         let routed = NextHop { gateway: Some(ip("192.168.1.1")), ..direct };
         assert_eq!(node.resolve(ip("192.0.2.1")).await.unwrap(), routed);
 
         node.add_address(device, net("fd00:1::11/64")).await.unwrap();
-        let direct = NextHop { ifindex: device, gateway: None, source: Some(ip("fd00:1::11")) };
+        let direct = NextHop { ifindex: device, gateway: None, source: Some(ip("fd00:1::11")), mtu: None };
         assert_eq!(node.resolve(ip("fd00:1::12")).await.unwrap(), direct);
     });
 }
@@ -204,7 +204,7 @@ fn changes_are_announced() {
         node.replace_route(&route).await.unwrap();
         seen(&mut changes, |change| matches!(change, Change::Route { ours: true, .. })).await;
         node.replace_permanent_neighbour(device, ip("10.244.1.2"), POD_MAC).await.unwrap();
-        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device }).await;
+        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device, removed: false }).await;
         node.delete_link(device).await.unwrap();
         let gone = Change::Link { index: device, name: "pl0".to_owned(), removed: true };
         seen(&mut changes, |change| *change == gone).await;
@@ -258,7 +258,7 @@ fn a_flow_based_vxlan_device_is_created_and_recognised() {
             (link.kind.as_deref(), link.mac, link.mtu, link.up),
             (Some("vxlan"), Some(HOST_MAC), 1450, false)
         );
-        assert_eq!(link.vxlan, Some(Vxlan { port: 8472, collect_metadata: true }));
+        assert_eq!(link.vxlan, Some(Vxlan { port: 8472, collect_metadata: true, zero_checksums: true }));
         node.set_mtu(link.index, 1430).await.unwrap();
         node.set_vxlan_up(&link, 8472).await.unwrap();
         let now = node.link_by_index(link.index).await.unwrap().unwrap();

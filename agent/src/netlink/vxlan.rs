@@ -15,6 +15,8 @@ pub struct Vxlan {
     pub port: u16,
     /// Flow-based ("external").
     pub collect_metadata: bool,
+    /// It takes IPv6 packets without a UDP checksum (RFC 6935), which programs send.
+    pub zero_checksums: bool,
 }
 
 impl Vxlan {
@@ -24,6 +26,7 @@ impl Vxlan {
             match info {
                 InfoVxlan::Port(port) => vxlan.port = *port,
                 InfoVxlan::CollectMetadata(on) => vxlan.collect_metadata = *on,
+                InfoVxlan::UDPZeroCsumRX(on) => vxlan.zero_checksums = *on,
                 _ => {}
             }
         }
@@ -37,6 +40,7 @@ impl Netlink {
         let message = LinkMessageBuilder::<LinkVxlan>::new(name)
             .append_info_data(InfoVxlan::CollectMetadata(true))
             .append_info_data(InfoVxlan::Learning(false))
+            .append_info_data(InfoVxlan::UDPZeroCsumRX(true))
             .port(port)
             .address(mac.to_vec())
             .mtu(mtu)

@@ -4,6 +4,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
@@ -45,7 +46,11 @@ pub enum Change {
     Neighbour {
         /// On this device.
         ifindex: u32,
+        /// It is gone, or about to go.
+        removed: bool,
     },
+    /// A routing rule came or went.
+    Rule,
     /// Announcements were lost: look at everything again.
     Lost,
 }
@@ -75,13 +80,15 @@ impl Netlink {
 
     fn listen(&self) -> anyhow::Result<Messages> {
         use anyhow::Context as _;
-        const GROUPS: [MulticastGroup; 6] = [
+        const GROUPS: [MulticastGroup; 8] = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
             MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, messages) = self
             .within_namespace(|| {
@@ -119,9 +126,14 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
             let bits = if route.header.address_family == AddressFamily::Inet { 32 } else { 128 };
             Change::Route { ours: is_ours(route), to_host: route.header.destination_prefix_length == bits }
         }
-        RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            Change::Neighbour { ifindex: neighbour.header.ifindex }
+        RouteNetlinkMessage::NewNeighbour(neighbour) => Change::Neighbour {
+            ifindex: neighbour.header.ifindex,
+            removed: neighbour.header.state == NeighbourState::Failed,
+        },
+        RouteNetlinkMessage::DelNeighbour(neighbour) => {
+            Change::Neighbour { ifindex: neighbour.header.ifindex, removed: true }
         }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Change::Rule,
         _ => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! Masquerade: packets from pods to destinations outside the cluster get the node's address, by an nftables table of
 //! Podlane's own. Nobody else's rules are read or touched.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Context as _, anyhow};
 use ipnetwork::IpNetwork;
@@ -42,21 +42,21 @@ impl Masquerade {
         }
     }
 
-    /// Writes the table, whole or not at all, unless it is there already with these contents.
+    /// Writes the table, whole or not at all, unless it is there already with these contents. Returns whether it wrote.
     ///
     /// # Errors
     /// Where nft is missing or refuses; the text names the way out.
-    pub(super) async fn install(&self) -> anyhow::Result<()> {
+    pub(super) async fn install(&self) -> anyhow::Result<bool> {
         let mark = self.mark();
         if installed_mark().await?.as_ref() == Some(&mark) {
-            return Ok(());
+            return Ok(false);
         }
         helper::apply_ruleset_async(&self.ruleset(&mark))
             .await
             .map_err(explain)
             .context("writing the masquerade rules")?;
         tracing::info!(table = TABLE, networks = self.cluster.len(), "masquerade rules written");
-        Ok(())
+        Ok(true)
     }
 
     /// Tells these rules from others: the rules carry it as their comment.
@@ -67,6 +67,12 @@ impl Masquerade {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         format!("podlane {hash:016x}")
+    }
+}
+
+impl fmt::Display for Masquerade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the nftables table inet {TABLE} ({})", self.mark())
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod files;
 mod flows;
+mod ledger;
 mod masquerade;
 mod mtu;
 mod overlay;
@@ -23,7 +24,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use ipnetwork::IpNetwork;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time,
 };
 
@@ -32,6 +33,7 @@ pub use masquerade::remove_masquerade;
 pub use overlay::OVERLAY_DEVICE;
 pub use peers::{Peer, PeerState};
 
+use ledger::Ledger;
 use masquerade::Masquerade;
 
 use crate::{
@@ -40,6 +42,7 @@ use crate::{
     datapath::Datapath,
     netlink::{Change, Netlink},
     pods::{NodeNetwork, is_host_interface},
+    repairs::Repairs,
 };
 
 /// Changes come in bursts: a pass waits this long for the rest of one.
@@ -48,10 +51,14 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// A pass without a change, in case one was missed; and how often forgotten flows are swept.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How often the programs are asked whether routers have told them of smaller links under the overlay: the kernel
+/// announces nothing of the kind.
+const LISTEN_TO_ROUTERS: Duration = Duration::from_secs(1);
+
 /// What `podlane status` tells of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// A pass has succeeded since the agent started.
+    /// A pass has succeeded since the agent started: pods can be attached from then on.
     pub ready: bool,
     /// The uplinks in use.
     pub uplinks: Vec<String>,
@@ -65,8 +72,10 @@ pub struct NodeStatus {
     pub xdp_uplinks: Vec<String>,
     /// The other nodes.
     pub peers: Vec<Peer>,
-    /// What is wrong, in words.
+    /// What keeps this node's pods from being attached or reached, in words.
     pub problems: Vec<String>,
+    /// What else is wrong: about one peer, the speed, the way outside.
+    pub warnings: Vec<String>,
 }
 
 /// The task that keeps the node as the cluster says.
@@ -79,7 +88,11 @@ pub struct NodeTask {
     network: watch::Sender<Option<NodeNetwork>>,
     status: watch::Sender<NodeStatus>,
     memory: Memory,
+    ledger: Ledger,
 }
+
+/// A wish for a pass now; answered when it is over.
+pub type PassRequest = oneshot::Sender<()>;
 
 /// What a pass remembers for the next one.
 #[derive(Debug, Default)]
@@ -89,6 +102,10 @@ struct Memory {
     /// The masquerade rules that were last looked after, and what was wrong with them; the inner `None` where there
     /// should be none.
     masquerade: Option<(Option<Masquerade>, Option<String>)>,
+    /// The overlay device's index, while there is one.
+    overlay: Option<u32>,
+    /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
+    path_mtu_errors: Option<u64>,
 }
 
 impl NodeTask {
@@ -100,6 +117,7 @@ impl NodeTask {
         datapath: Arc<Datapath>,
         network: watch::Sender<Option<NodeNetwork>>,
         status: watch::Sender<NodeStatus>,
+        repairs: Repairs,
     ) -> Self {
         Self {
             config,
@@ -110,6 +128,7 @@ impl NodeTask {
             network,
             status,
             memory: Memory::default(),
+            ledger: Ledger::new(repairs),
         }
     }
 
@@ -117,12 +136,23 @@ impl NodeTask {
     ///
     /// # Errors
     /// Where the kernel's changes cannot be listened to.
-    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut requests: mpsc::Receiver<PassRequest>,
+    ) -> anyhow::Result<()> {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
         let mut look_again = time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut listen_to_routers = time::interval(LISTEN_TO_ROUTERS);
+        listen_to_routers.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
+            let mut asked = None;
             tokio::select! {
+                Some(request) = requests.recv() => {
+                    asked = Some(request);
+                    self.look_closely();
+                }
                 update = updates.recv() => match update {
                     Some(update) => {
                         self.take(update);
@@ -134,21 +164,27 @@ impl NodeTask {
                 },
                 change = changes.next() => {
                     let change = change.context("the kernel's changes can no longer be listened to")?;
-                    if !matters(&change) {
+                    if !self.matters(&change) {
                         continue;
                     }
                     time::sleep(SETTLE).await;
                     while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
                 }
-                _ = look_again.tick() => {
-                    // Others may have flushed nftables' rules, which nobody announces.
-                    if self.config.masquerade {
-                        self.memory.masquerade = None;
+                _ = listen_to_routers.tick(), if self.memory.path_mtu_errors.is_some() => {
+                    if !self.has_new_path_mtus() {
+                        continue;
                     }
+                }
+                _ = look_again.tick() => {
+                    self.look_closely();
                     self.sweep_flows();
                 }
             }
             self.pass().await;
+            if let Some(asked) = asked {
+                // Who asked may be gone.
+                asked.send(()).ok();
+            }
         }
     }
 
@@ -167,6 +203,24 @@ impl NodeTask {
                 };
                 tracing::error!(problem, "cluster state cannot be read: {kept}");
                 self.cluster_problem = Some(problem);
+            }
+        }
+    }
+
+    /// The next pass looks also at what costs time: others may have flushed nftables' rules, which nobody announces.
+    fn look_closely(&mut self) {
+        if self.config.masquerade {
+            self.memory.masquerade = None;
+        }
+    }
+
+    /// Whether a router has said that the overlay's packets are too big since the last pass.
+    fn has_new_path_mtus(&self) -> bool {
+        match self.datapath.path_mtu_errors() {
+            Ok(errors) => Some(errors) != self.memory.path_mtu_errors,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "path MTUs under the overlay are not known");
+                false
             }
         }
     }
@@ -192,14 +246,15 @@ impl NodeTask {
             }
             None => NodeStatus::default(),
         };
-        status.problems.extend(self.cluster_problem.clone());
-        let before = self.status.borrow().problems.clone();
-        for problem in status.problems.iter().filter(|problem| !before.contains(problem)) {
-            tracing::warn!(problem, "problem");
+        match (&self.cluster, self.cluster_problem.clone()) {
+            // Whatever was known stays in force.
+            (Some(_), problem) => status.warnings.extend(problem),
+            (None, problem) => status.problems.extend(problem),
         }
-        for problem in before.iter().filter(|problem| !status.problems.contains(problem)) {
-            tracing::info!(problem, "problem solved");
-        }
+        let before = self.status.borrow().clone();
+        status.ready |= before.ready;
+        tell("problem", &before.problems, &status.problems);
+        tell("warning", &before.warnings, &status.warnings);
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
@@ -208,13 +263,26 @@ impl NodeTask {
     }
 }
 
-/// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business: the fast path
-/// resolves them itself. Pods' own interfaces and routes are not this task's: a pass for every pod that comes would ask
-/// the kernel about every peer.
-fn matters(change: &Change) -> bool {
-    match change {
-        Change::Neighbour { .. } | Change::Route { ours: true, to_host: true } => false,
-        Change::Link { name, .. } => !is_host_interface(name),
-        Change::Address { .. } | Change::Route { .. } | Change::Lost => true,
+impl NodeTask {
+    /// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business, but for the
+    /// overlay's, which are ours: the fast path resolves the others itself. Pods' own interfaces and routes are not this
+    /// task's: a pass for every pod that comes would ask the kernel about every peer.
+    fn matters(&self, change: &Change) -> bool {
+        match change {
+            Change::Neighbour { ifindex, removed } => *removed && self.memory.overlay == Some(*ifindex),
+            Change::Route { ours: true, to_host: true } => false,
+            Change::Link { name, .. } => !is_host_interface(name),
+            Change::Address { .. } | Change::Route { .. } | Change::Rule | Change::Lost => true,
+        }
+    }
+}
+
+/// Logs what is wrong since the last pass, and what no longer is.
+fn tell(kind: &str, before: &[String], now: &[String]) {
+    for text in now.iter().filter(|text| !before.contains(text)) {
+        tracing::warn!(text, "{kind}");
+    }
+    for text in before.iter().filter(|text| !now.contains(text)) {
+        tracing::info!(text, "{kind} solved");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::path::Path;
+use super::path::{Path, Tunnel};
 
 /// Outer Ethernet payload around an inner IP packet: IP, UDP, VXLAN and inner Ethernet header.
 const fn overhead(outer_is_v4: bool) -> u32 {
@@ -18,12 +18,26 @@ pub(super) fn overlay<'a>(uplink_mtu: u32, own: &[IpAddr], paths: impl IntoItera
     let most = paths
         .into_iter()
         .filter_map(|path| match path {
-            Path::Tunnel(hop) => Some(overhead(hop.address.is_ipv4())),
+            Path::Tunnel(tunnel) => Some(overhead(tunnel.address.is_ipv4())),
             _ => None,
         })
         .max();
     let most = most.unwrap_or_else(|| overhead(own.iter().any(IpAddr::is_ipv4)));
     uplink_mtu.saturating_sub(most)
+}
+
+/// The largest inner packet that gets through a tunnel, whose device has the MTU `overlay`: less where the kernel knows
+/// of a smaller link on the way, or routers have told the programs (`told`).
+pub(super) fn tunnel(overlay: u32, tunnel: &Tunnel, told: Option<u32>) -> u32 {
+    let known = tunnel.path_mtu.map(|mtu| mtu.saturating_sub(overhead(tunnel.address.is_ipv4())));
+    known.into_iter().chain(told).fold(overlay, u32::min)
+}
+
+/// The MTU of the kernel's route through a tunnel that takes packets of `mtu` bytes; `None` where it is the device's.
+/// IPv6 packets have a right to 1280 bytes: where the path takes less, the outer packets arrive in pieces.
+pub(super) fn slow_route(overlay: u32, mtu: u32, v6: bool) -> Option<u32> {
+    let mtu = if v6 { mtu.max(LEAST_FOR_IPV6) } else { mtu };
+    (mtu < overlay).then_some(mtu)
 }
 
 /// What is wrong with these MTUs, if anything.
@@ -47,7 +61,7 @@ pub(super) fn problem(pods: u32, overlay: Option<u32>, uplink: u32, has_ipv6: bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{netlink::Link, node::path::Hop};
+    use crate::netlink::Link;
 
     fn tunnel(address: &str) -> Path {
         let uplink = Link {
@@ -62,7 +76,7 @@ mod tests {
             vxlan: None,
             peer: None,
         };
-        Path::Tunnel(Hop { address: address.parse().unwrap(), uplink })
+        Path::Tunnel(Tunnel { address: address.parse().unwrap(), gateway: None, uplink, path_mtu: None })
     }
 
     #[test]
@@ -72,6 +86,25 @@ mod tests {
         assert_eq!(overlay(1500, &v4, &[tunnel("192.168.1.12"), tunnel("fd00:1::13")]), 1430);
         assert_eq!(overlay(9000, &v4, &[]), 8950);
         assert_eq!(overlay(1500, &v6, &[]), 1430);
+    }
+
+    #[test]
+    fn a_smaller_link_on_the_way_is_heeded_whoever_knows_of_it() {
+        let Path::Tunnel(found) = tunnel("192.168.1.12") else { panic!("not a tunnel") };
+        let known = Tunnel { path_mtu: Some(1400), ..found.clone() };
+        for (way, told, expected) in [
+            (&found, None, 1450),
+            (&found, Some(1300), 1300),
+            (&known, None, 1350),
+            (&known, Some(1300), 1300),
+            (&Tunnel { path_mtu: Some(9000), ..found.clone() }, Some(1450), 1450),
+        ] {
+            assert_eq!(super::tunnel(1450, way, told), expected, "{way:?} {told:?}");
+        }
+        assert_eq!(slow_route(1450, 1450, false), None);
+        assert_eq!(slow_route(1450, 1200, false), Some(1200));
+        assert_eq!(slow_route(1450, 1200, true), Some(1280));
+        assert_eq!(slow_route(1250, 1200, true), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) enum Path {
     /// To the router in front of the peer, which routes pod CIDRs.
     Routed(Hop),
     /// Through the overlay to the peer's address.
-    Tunnel(Hop),
+    Tunnel(Tunnel),
 }
 
 /// An address and the uplink that it is behind.
@@ -28,11 +28,24 @@ pub(super) struct Hop {
     pub(super) uplink: Link,
 }
 
+/// The peer's end of the overlay, and the way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tunnel {
+    pub(super) address: IpAddr,
+    /// The router in front of it, if there is one.
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) uplink: Link,
+    /// What the kernel knows of the path's MTU beyond the uplink's.
+    pub(super) path_mtu: Option<u32>,
+}
+
 /// The kernel's way to one of a peer's addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     /// The peer's address.
     pub(super) address: IpAddr,
+    /// What the kernel knows of the path's MTU beyond the uplink's.
+    pub(super) path_mtu: Option<u32>,
     /// The router on the way, if there is one, and the uplink; or what is wrong, in words.
     pub(super) found: Result<(Option<IpAddr>, Link), String>,
 }
@@ -45,6 +58,7 @@ impl Way {
         answer: anyhow::Result<NextHop>,
         uplinks: &[Link],
     ) -> Self {
+        let path_mtu = answer.as_ref().ok().and_then(|hop| hop.mtu);
         let found = match answer {
             Err(error) => Err(format!("no route to node {node} at {address}: {error:#}")),
             Ok(hop) => match uplinks.iter().find(|uplink| uplink.index == hop.ifindex) {
@@ -61,7 +75,7 @@ impl Way {
                 )),
             },
         };
-        Self { address, found }
+        Self { address, path_mtu, found }
     }
 }
 
@@ -102,13 +116,13 @@ pub(super) fn choose(
     }
     if policy.tunnel != TunnelSetting::Never {
         let way = outer.and_then(|outer| ways.iter().find(|way| way.address == outer));
-        let Some(Way { address, found }) = way else {
+        let Some(Way { address, path_mtu, found }) = way else {
             return Err(format!(
                 "this node and node {name} have no address of the same family, so no overlay can join them: list one for each"
             ));
         };
-        let (_, uplink) = found.as_ref().map_err(String::clone)?;
-        return Ok(Path::Tunnel(Hop { address: *address, uplink: uplink.clone() }));
+        let (gateway, uplink) = found.clone()?;
+        return Ok(Path::Tunnel(Tunnel { address: *address, gateway, uplink, path_mtu: *path_mtu }));
     }
     Err(native().next().map_or_else(
         || {
@@ -175,7 +189,7 @@ mod tests {
     }
 
     fn way(address: &str, gateway: Option<&str>) -> Way {
-        Way { address: ip(address), found: Ok((gateway.map(ip), uplink())) }
+        Way { address: ip(address), path_mtu: None, found: Ok((gateway.map(ip), uplink())) }
     }
 
     const AUTO: Policy = Policy { tunnel: TunnelSetting::Auto, routed: false };
@@ -234,7 +248,7 @@ mod tests {
         assert!(lacking.contains("no address by which its IPv6 pods"), "{lacking}");
         let strangers = chosen(true, &far, None, AUTO);
         assert!(strangers.contains("no address of the same family"), "{strangers}");
-        let answer = Ok(NextHop { ifindex: 7, gateway: None, source: None });
+        let answer = Ok(NextHop { ifindex: 7, gateway: None, source: None, mtu: None });
         let elsewhere = [Way::new("node2", ip("192.168.2.12"), answer, &[uplink()])];
         let problem = chosen(true, &elsewhere, Some("192.168.2.12"), AUTO);
         assert!(problem.contains("index 7, which is not an uplink: add it to uplinks"), "{problem}");

@@ -183,12 +183,19 @@ impl Inner {
 
 /// The host side: a router that nobody needs to find, and that finds nobody.
 fn quiet(device: &str) -> anyhow::Result<()> {
-    sysctl::ensure(&format!("net/ipv4/conf/{device}/forwarding"), "1")?;
+    settings(device).iter().try_for_each(|(key, value)| sysctl::ensure(key, value))
+}
+
+/// The kernel settings of a host-side device.
+pub(super) fn settings(device: &str) -> [(String, &'static str); 5] {
     let v6 = format!("net/ipv6/conf/{device}");
-    sysctl::ensure(&format!("{v6}/accept_ra"), "0")?;
-    sysctl::ensure(&format!("{v6}/router_solicitations"), "0")?;
-    sysctl::ensure(&format!("{v6}/accept_dad"), "0")?;
-    sysctl::ensure(&format!("{v6}/forwarding"), "1")
+    [
+        (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+        (format!("{v6}/accept_ra"), "0"),
+        (format!("{v6}/router_solicitations"), "0"),
+        (format!("{v6}/accept_dad"), "0"),
+        (format!("{v6}/forwarding"), "1"),
+    ]
 }
 
 /// The node's routes to a pod, with the gateway that is their source.

@@ -25,7 +25,12 @@ impl Inner {
 
     /// Removes an attachment, whatever is known and left of it.
     pub(super) async fn remove(&self, key: &Key) -> Result<(), String> {
-        let Some(record) = self.record(key) else { return self.remove_unrecorded(key).await };
+        let Some(record) = self.record(key) else {
+            self.remove_unrecorded(key).await?;
+            return self.foreign(key).map_or(Ok(()), |foreign| {
+                self.forget_foreign(&foreign).map_err(|error| format!("{error:#}"))
+            });
+        };
         self.undo(&record).await?;
         tracing::info!(
             container = record.container_id,
@@ -60,6 +65,7 @@ impl Inner {
             match self.store.remove(&record.key()) {
                 Ok(()) => {
                     lock(&self.records).remove(&record.key());
+                    lock(&self.broken).remove(&record.key());
                     self.release(record);
                     failpoint::step("detached, not answered");
                 }

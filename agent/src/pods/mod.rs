@@ -1,15 +1,17 @@
 //! The life of a pod's attachment: create, record, restore, check, delete. See `docs/cni.md`.
 //!
 //! ```text
-//! let manager = PodManager::new(netlink, fast_path, run_dir, node_network)?;
+//! let manager = PodManager::new(netlink, fast_path, run_dir, node_network, repairs)?;
 //! manager.restore().await?;          // ADDs before this are told to try again later
 //! manager.attach(request).await?;
+//! manager.keep().await?;             // mends what others break, for as long as it is polled
 //! ```
 
 mod check;
 mod create;
 mod delete;
 mod fast_path;
+mod foreign;
 pub mod ipam;
 mod locks;
 mod mac;
@@ -17,6 +19,7 @@ mod names;
 mod pending;
 mod pod_side;
 mod record;
+mod repair;
 mod request;
 mod restore;
 #[cfg(test)]
@@ -24,7 +27,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +39,7 @@ use tokio::sync::watch;
 
 use crate::cni::{Error, code};
 use crate::netlink::{Link, Netlink, namespace};
+use crate::repairs::Repairs;
 
 pub use fast_path::{FastPath, PodEndpoint};
 pub use ipam::{AddressRange, Wanted, gateway};
@@ -46,6 +50,7 @@ pub use record::{Key, RECORDS_DIR, Record, State};
 pub use request::AttachRequest;
 pub use restore::RestoreReport;
 
+use foreign::Foreign;
 use ipam::Ipam;
 use locks::KeyLocks;
 use record::Store;
@@ -76,6 +81,13 @@ struct Inner {
     locks: KeyLocks,
     ipam: Mutex<Ipam>,
     records: Mutex<BTreeMap<Key, Record>>,
+    /// Newer records than this agent understands.
+    foreign: Mutex<Vec<Foreign>>,
+    /// Attachments that have lost their device.
+    broken: Mutex<BTreeSet<Key>>,
+    repairs: Repairs,
+    /// Held over a pass of repairs.
+    repairing: tokio::sync::Mutex<()>,
     restored: AtomicBool,
 }
 
@@ -87,6 +99,7 @@ impl PodManager {
         fast_path: Arc<dyn FastPath>,
         run_dir: &Path,
         node_network: watch::Receiver<Option<NodeNetwork>>,
+        repairs: Repairs,
     ) -> anyhow::Result<Self> {
         let own = namespace::open(Path::new("/proc/thread-self/ns/net"))?;
         let node_namespace =
@@ -101,6 +114,10 @@ impl PodManager {
             locks: KeyLocks::default(),
             ipam: Mutex::default(),
             records: Mutex::default(),
+            foreign: Mutex::default(),
+            broken: Mutex::default(),
+            repairs,
+            repairing: tokio::sync::Mutex::default(),
             restored: AtomicBool::new(false),
         })))
     }
@@ -136,6 +153,11 @@ impl PodManager {
     /// Compares an attachment with the system; the error names everything that is damaged.
     pub async fn check(&self, key: &Key) -> Result<Record, Error> {
         self.0.check(key).await
+    }
+
+    /// What is wrong with single attachments, in words: none keeps others from working.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.warnings()
     }
 
     /// Reads the records and makes the system fit them: once, before the first ADD. Errors are for what prevents

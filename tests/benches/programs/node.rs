@@ -152,7 +152,7 @@ fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
         mtu: 1500,
         next_hop,
         mac: [0; 6],
-        reserved: [0; 2],
+        tunnel: 0,
     };
     let mut next_hop4 = [0; 16];
     next_hop4[..4].copy_from_slice(&NEXT_HOP.octets());

@@ -7,5 +7,6 @@ mod pin;
 pub mod ping_pong;
 mod process;
 mod row;
+pub mod scale;
 
 pub use row::{ProgramSize, Programs, Row, Samples};

@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Agent {
     namespace: Namespace,
-    podlane: PathBuf,
+    podlane: Mutex<PathBuf>,
     dir: PathBuf,
     process: Mutex<Option<Child>>,
 }
 
 impl Agent {
     pub(super) fn new(namespace: Namespace, podlane: PathBuf, node_dir: &Path) -> Self {
-        Self { namespace, podlane, dir: node_dir.to_owned(), process: Mutex::default() }
+        Self { namespace, podlane: Mutex::new(podlane), dir: node_dir.to_owned(), process: Mutex::default() }
     }
 
     /// Its run directory: socket and attachment records.
@@ -61,7 +61,7 @@ impl Agent {
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.namespace.path().display()))
             .arg("--")
-            .arg(&self.podlane)
+            .arg(self.binary())
             .arg("agent")
             .arg("--config")
             .arg(self.config_file())
@@ -97,6 +97,16 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The program that it is.
+    pub fn binary(&self) -> PathBuf {
+        self.podlane.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From its next start on it is another program: an upgrade, or a downgrade.
+    pub fn set_binary(&self, podlane: &Path) {
+        podlane.clone_into(&mut self.podlane.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Starts it and waits until it is ready.
@@ -162,16 +172,32 @@ impl Agent {
 
     /// Asks its API; gives the status and the body.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.ask("GET", path)
+    }
+
+    /// Lets it compare everything with what should be and mend it, now.
+    pub fn reconcile(&self) -> anyhow::Result<()> {
+        let (status, body) = self.ask("POST", "/v1/reconcile")?;
+        ensure!(status == 200, "POST /v1/reconcile: {status} {body}");
+        Ok(())
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
         let socket = self.socket();
         let mut stream =
             UnixStream::connect(&socket).with_context(|| format!("connecting to {}", socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: podlane\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: podlane\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("reading the answer to GET {path}"))?;
+        stream
+            .read_to_string(&mut answer)
+            .with_context(|| format!("reading the answer to {method} {path}"))?;
         let status = answer.split_whitespace().nth(1).and_then(|status| status.parse().ok());
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        Ok((status.with_context(|| format!("GET {path}: not an HTTP answer: {answer}"))?, body.to_owned()))
+        Ok((
+            status.with_context(|| format!("{method} {path}: not an HTTP answer: {answer}"))?,
+            body.to_owned(),
+        ))
     }
 
     /// Runs a subcommand of `podlane` on the node, for this agent's directories.
@@ -179,7 +205,7 @@ impl Agent {
         &self,
         subcommand: I,
     ) -> anyhow::Result<Finished> {
-        let command: Run = self.namespace.command([&self.podlane]);
+        let command: Run = self.namespace.command([self.binary()]);
         command
             .args(subcommand)
             .arg("--run-dir")

@@ -7,6 +7,7 @@ mod classic;
 pub mod cluster;
 pub mod cni;
 pub mod containerd;
+pub mod etcd;
 mod folder;
 mod guard;
 mod namespace;

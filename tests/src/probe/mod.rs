@@ -10,6 +10,7 @@ pub mod pins;
 pub mod source;
 pub mod state;
 pub mod steady;
+mod steady_service;
 pub mod tcp;
 pub mod traffic;
 pub mod udp;

@@ -68,9 +68,13 @@ impl Steady {
 
     /// A TCP connection from `client` to `server`, which echoes all. It ends with an error if it is reset or stalls.
     pub fn tcp(client: &Pod, server: &Pod) -> anyhow::Result<Self> {
-        let ((mut far, _), mut near) = connect(client.namespace(), server.namespace(), server.address())?;
+        let ((far, _), near) = connect(client.namespace(), server.namespace(), server.address())?;
+        Self::over_tcp(format!("TCP {} -> {}", client.label(), server.label()), near, far)
+    }
+
+    pub(super) fn over_tcp(label: String, mut near: TcpStream, mut far: TcpStream) -> anyhow::Result<Self> {
         near.set_read_timeout(Some(STALL))?;
-        Self::start(format!("TCP {} -> {}", client.label(), server.label()), move |stop| {
+        Self::start(label, move |stop| {
             std::thread::scope(|scope| {
                 let echo = scope.spawn(move || -> anyhow::Result<()> {
                     let mut buffer = [0; TCP_MESSAGE];
@@ -89,7 +93,7 @@ impl Steady {
         })
     }
 
-    fn start(
+    pub(super) fn start(
         label: String,
         work: impl FnOnce(&AtomicBool) -> anyhow::Result<Seen> + Send + 'static,
     ) -> anyhow::Result<Self> {

@@ -104,22 +104,8 @@ pub fn refusal(
     ttl: Option<u8>,
     reached: impl Fn() -> bool,
 ) -> anyhow::Result<Option<Refusal>> {
-    let socket = connected(path, target)?;
-    dont_fragment(&socket, target.is_ipv4())?;
-    let ttl = ttl.map(i32::from);
-    if target.is_ipv4() {
-        setsockopt(&socket, Ipv4RecvErr, &true)?;
-        ttl.map(|ttl| setsockopt(&socket, Ipv4Ttl, &ttl)).transpose()?;
-    } else {
-        setsockopt(&socket, Ipv6RecvErr, &true)?;
-        ttl.map(|ttl| setsockopt(&socket, Ipv6Ttl, &ttl)).transpose()?;
-    }
-    match socket.send(&vec![0x42; size]) {
-        Ok(_) => {}
-        // The kernel knows already; its error queue says what.
-        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
-        Err(error) => return Err(error).with_context(|| format!("sending {size} bytes to {target}")),
-    }
+    let socket = listening_to_errors(path, target, ttl)?;
+    send(&socket, target, size)?;
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         if let Some(refusal) = queued(&socket, target.is_ipv4())? {
@@ -134,6 +120,47 @@ pub fn refusal(
             path.client.name(),
         );
         std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// The same, but the network may be slow to learn: what gets lost, or arrives all the same, is sent again until
+/// somebody says something.
+pub fn refusal_in_time(path: &Path<'_>, target: SocketAddr, size: usize) -> anyhow::Result<Refusal> {
+    let socket = listening_to_errors(path, target, None)?;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while std::time::Instant::now() < deadline {
+        send(&socket, target, size)?;
+        for _ in 0..50 {
+            if let Some(refusal) = queued(&socket, target.is_ipv4())? {
+                return Ok(refusal);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    bail!("{size} bytes to {target} from {}: never refused", path.client.name())
+}
+
+/// A socket that does path MTU discovery and keeps what the network says.
+fn listening_to_errors(path: &Path<'_>, target: SocketAddr, ttl: Option<u8>) -> anyhow::Result<UdpSocket> {
+    let socket = connected(path, target)?;
+    dont_fragment(&socket, target.is_ipv4())?;
+    let ttl = ttl.map(i32::from);
+    if target.is_ipv4() {
+        setsockopt(&socket, Ipv4RecvErr, &true)?;
+        ttl.map(|ttl| setsockopt(&socket, Ipv4Ttl, &ttl)).transpose()?;
+    } else {
+        setsockopt(&socket, Ipv6RecvErr, &true)?;
+        ttl.map(|ttl| setsockopt(&socket, Ipv6Ttl, &ttl)).transpose()?;
+    }
+    Ok(socket)
+}
+
+fn send(socket: &UdpSocket, target: SocketAddr, size: usize) -> anyhow::Result<()> {
+    match socket.send(&vec![0x42; size]) {
+        Ok(_) => Ok(()),
+        // The kernel knows already; its error queue says what.
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("sending {size} bytes to {target}")),
     }
 }
 

@@ -15,7 +15,7 @@ use aya::{
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
     Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind, NodeEntry, PassReason,
-    PodEntry, RouteEntry, RouteKey, Settings, Verdict, counter_index,
+    PodEntry, RouteEntry, RouteKey, Settings, TunnelEntry, Verdict, counter_index,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -33,6 +33,20 @@ pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
 
 /// A pod on a node behind the overlay, whose pod CIDR is 10.244.4.0/24.
 pub const TUNNELLED: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 9);
+/// Pods on nodes that packets are wrapped for by the program: by IPv4, and by IPv6, of both families.
+pub const WRAPPED: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 9);
+pub const WRAPPED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 5, 0, 0, 0, 0, 9);
+pub const WRAPPED_BY6: Ipv4Addr = Ipv4Addr::new(10, 244, 6, 9);
+pub const WRAPPED_BY6_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 6, 0, 0, 0, 0, 9);
+/// Behind a tunnel that is not there.
+pub const UNUSED_TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 8, 9);
+/// Places in the map of tunnels.
+pub const TUNNEL4: u16 = 1;
+pub const TUNNEL6: u16 = 2;
+const NO_TUNNEL: u16 = 3;
+/// The router in front of the peer.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// This node, and the peer at the other end of the overlay.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
 pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
@@ -103,6 +117,8 @@ pub struct Case {
     pub verdict: Verdict,
     /// The packet as it comes out.
     pub expected: Vec<u8>,
+    /// Where a port stands in it that only has to be one of a range: the kernel's hashes start anew at every boot.
+    pub any_port_at: Option<usize>,
 }
 
 impl Case {
@@ -114,7 +130,18 @@ impl Case {
         verdict: Verdict,
         expected: Vec<u8>,
     ) -> Self {
-        Self { name, hook, from, packet, gso_size: None, flows: false, mark: 0, verdict, expected }
+        Self {
+            name,
+            hook,
+            from,
+            packet,
+            gso_size: None,
+            flows: false,
+            mark: 0,
+            verdict,
+            expected,
+            any_port_at: None,
+        }
     }
 
     /// `skb->mark` afterwards: what the programs at ingress tell those at egress.
@@ -143,6 +170,7 @@ pub struct Fixture {
     flows4: HashMap<MapData, FlowKey<Ip4>, FlowEntry>,
     flows6: HashMap<MapData, FlowKey<Ip6>, FlowEntry>,
     counters: PerCpuArray<MapData, Counter>,
+    tunnels: Array<MapData, TunnelEntry>,
     pod_a: u32,
     uplink: u32,
     overlay: u32,
@@ -193,16 +221,47 @@ impl Fixture {
             ..route4(NextHopKind::Tunnel4 as u16, overlay, TUNNEL_MTU, PEER)
         };
         routes4.insert(RouteKey::new(Ip4::from(TUNNELLED), 24), tunnel, 0).unwrap();
+        let wrapped = RouteEntry { tunnel: TUNNEL4, ..tunnel };
+        let wrapped_by6 = RouteEntry {
+            kind: NextHopKind::Tunnel6 as u16,
+            next_hop: PEER6.octets(),
+            tunnel: TUNNEL6,
+            ..tunnel
+        };
+        let unused = RouteEntry { tunnel: NO_TUNNEL, ..tunnel };
+        for (pod, route) in [(WRAPPED, wrapped), (WRAPPED_BY6, wrapped_by6), (UNUSED_TUNNEL, unused)] {
+            routes4.insert(RouteKey::new(Ip4::from(pod), 24), route, 0).unwrap();
+        }
+        let mut tunnels: Array<_, TunnelEntry> = map(&mut ebpf, "tunnels");
+        let direct4 = route4(NextHopKind::Direct4 as u16, uplink, 0, ROUTER);
+        let by4 = TunnelEntry {
+            ifindex: uplink,
+            kind: direct4.kind,
+            source: route4(0, 0, 0, NODE).next_hop,
+            next_hop: direct4.next_hop,
+            ..TunnelEntry::default()
+        };
+        let by6 = TunnelEntry {
+            kind: NextHopKind::Direct6 as u16,
+            source: NODE6.octets(),
+            next_hop: ROUTER6.octets(),
+            ..by4
+        };
+        tunnels.set(u32::from(TUNNEL4), by4, 0).unwrap();
+        tunnels.set(u32::from(TUNNEL6), by6, 0).unwrap();
 
         let mut routes6: HashMap<_, RouteKey<Ip6>, RouteEntry> = map(&mut ebpf, "routes6");
         let route =
             RouteEntry { next_hop: PEER6.octets(), ..route4(NextHopKind::Direct6 as u16, uplink, MTU, PEER) };
         routes6.insert(RouteKey::new(Ip6::from(REMOTE6), 64), route, 0).unwrap();
+        for (pod, route) in [(WRAPPED6, wrapped), (WRAPPED_BY6_6, wrapped_by6)] {
+            routes6.insert(RouteKey::new(Ip6::from(pod), 64), route, 0).unwrap();
+        }
 
         let mut nodes4: HashMap<_, Ip4, NodeEntry> = map(&mut ebpf, "nodes4");
-        nodes4.insert(Ip4::from(PEER), NodeEntry { id: 1 }, 0).unwrap();
+        nodes4.insert(Ip4::from(PEER), NodeEntry { tunnel: u32::from(TUNNEL4) }, 0).unwrap();
         let mut nodes6: HashMap<_, Ip6, NodeEntry> = map(&mut ebpf, "nodes6");
-        nodes6.insert(Ip6::from(PEER6), NodeEntry { id: 1 }, 0).unwrap();
+        nodes6.insert(Ip6::from(PEER6), NodeEntry { tunnel: u32::from(TUNNEL6) }, 0).unwrap();
 
         let mut ports: DevMapHash<_> = map(&mut ebpf, "wire_ports");
         ports.insert(pod_a, pod_a, None, 0).unwrap();
@@ -233,13 +292,13 @@ impl Fixture {
         }
 
         let counters = map(&mut ebpf, "counters");
-        Self { ebpf, gate, flows4, flows6, counters, pod_a, uplink, overlay, mark: 0 }
+        Self { ebpf, gate, flows4, flows6, counters, tunnels, pod_a, uplink, overlay, mark: 0 }
     }
 
     /// Runs a case's packet through its program and compares.
     pub fn check(&mut self, case: &Case) -> Result<(), String> {
         let before = self.counter(case.hook, case.verdict);
-        let (action, output) =
+        let (action, mut output) =
             self.run(case).map_err(|error| format!("{} bytes: {error:?}", case.packet.len()))?;
         let expected_action = match case.verdict {
             Verdict::Pass(_) if case.hook == Hook::XdpFromWire => XDP_PASS,
@@ -270,6 +329,13 @@ impl Fixture {
         }
         if case.hook != Hook::XdpFromWire && self.mark != case.expected_mark() {
             return Err(format!("mark {:#x}, not {:#x}", self.mark, case.expected_mark()));
+        }
+        if let Some(port) = case.any_port_at.and_then(|place| output.get_mut(place..place + 2)) {
+            let number = u16::from_be_bytes([port[0], port[1]]);
+            if !(32768..61000).contains(&number) {
+                return Err(format!("port {number} is not one of those to be taken"));
+            }
+            port.fill(0);
         }
         if output != case.expected {
             return Err(format!("the packet came out as\n{output:02x?}, not as\n{:02x?}", case.expected));
@@ -324,6 +390,11 @@ impl Fixture {
         }
         context.mark = case.mark;
         context
+    }
+
+    /// An element of the map of tunnels.
+    pub fn tunnel(&self, number: u16) -> TunnelEntry {
+        self.tunnels.get(&u32::from(number), 0).unwrap()
     }
 
     /// Whether the stack's flow of this key has been noted, and the gate opened.
@@ -389,7 +460,7 @@ impl Fixture {
 fn route4(kind: u16, ifindex: u32, mtu: u32, address: Ipv4Addr) -> RouteEntry {
     let mut next_hop = [0; 16];
     next_hop[..4].copy_from_slice(&address.octets());
-    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], reserved: [0; 2] }
+    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], tunnel: 0 }
 }
 
 /// The UDP flow from port 40000 to port 5201 that the tables' packets belong to.

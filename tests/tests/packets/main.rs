@@ -13,8 +13,10 @@ mod from_pod;
 mod from_wire;
 mod overlay;
 mod packet;
+mod path_mtu;
 mod to_wire;
 mod truncated;
+mod wrap;
 
 use std::collections::BTreeSet;
 
@@ -43,8 +45,18 @@ fn from_pod_does_what_its_table_says() {
 }
 
 #[test]
-fn from_wire_does_what_its_table_says() {
-    run(from_wire::cases());
+fn from_pod_wraps_what_goes_into_the_overlay() {
+    run(wrap::cases());
+}
+
+#[test]
+fn from_wire_does_what_its_tables_say() {
+    run(from_wire::cases().into_iter().chain(path_mtu::cases()).collect());
+}
+
+#[test]
+fn from_wire_unwraps_what_comes_by_the_overlay() {
+    run(overlay::wire_cases());
 }
 
 /// What `from_wire` decides, XDP decides as well, before there is an skb.
@@ -67,8 +79,8 @@ fn frames_cut_off_at_any_length_are_never_forwarded() {
 #[test]
 fn every_verdict_has_a_case() {
     let cases = from_pod::cases().into_iter().chain(from_wire::cases()).chain(to_wire::cases());
-    let mut seen: BTreeSet<&str> =
-        cases.chain(overlay::xdp_cases()).map(|case| case.verdict.name()).collect();
+    let overlay = wrap::cases().into_iter().chain(overlay::wire_cases()).chain(path_mtu::cases());
+    let mut seen: BTreeSet<&str> = cases.chain(overlay).map(|case| case.verdict.name()).collect();
     seen.extend(overlay::verdicts());
     // Only a real device can refuse a frame: the end-to-end tests make one do so.
     seen.insert(Verdict::Drop(DropReason::RedirectFailed).name());

@@ -1,5 +1,5 @@
 //! `from_overlay` behind a real VXLAN device (a tunnel's ends are metadata that no test run can make up), and the
-//! overlay's frames at `xdp_from_wire`, which takes them apart itself.
+//! overlay's frames at `from_wire` and `xdp_from_wire`, which take them apart themselves.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -54,6 +54,44 @@ fn at_pod_b(inner: &Packet) -> Vec<u8> {
     Packet { source_mac: HOST_MAC_B, destination_mac: MAC_B, ..inner.clone() }.bytes()
 }
 
+/// Whether this kernel lets a tc program take an outer header off that is of another family than the packet inside.
+fn unwraps_mixed() -> bool {
+    podlane::datapath::Features::probe().unwrap().tunnel_unwrap_mixed
+}
+
+/// The table of `from_wire`: that of XDP, and what there is only once there are skbs.
+pub fn wire_cases() -> Vec<Case> {
+    let mixed = ["VXLAN, IPv6 in IPv4", "VXLAN, IPv4 in IPv6"];
+    let left = |case: &mut Case| {
+        case.verdict = Verdict::Pass(PassReason::Overlay);
+        case.expected = case.packet.clone();
+    };
+    let mut cases = xdp_cases();
+    for case in &mut cases {
+        case.hook = Hook::FromWire;
+        if mixed.contains(&case.name) && !unwraps_mixed() {
+            println!(
+                "skipped: {}: the kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (6.3 brought it)",
+                case.name
+            );
+            left(case);
+        }
+    }
+    let whole = outer(PEER, NODE, PORT, &vxlan(VNI, &inner().bytes()));
+    let mut put_together = Case::new(
+        "segments that GRO has put together",
+        Hook::FromWire,
+        From::Wire,
+        whole,
+        Verdict::Pass(PassReason::Overlay),
+        Vec::new(),
+    );
+    put_together.gso_size = Some(30);
+    left(&mut put_together);
+    cases.push(put_together);
+    cases
+}
+
 /// XDP's table for frames of the overlay.
 pub fn xdp_cases() -> Vec<Case> {
     let case = |name, packet: Vec<u8>, verdict, expected| {
@@ -73,6 +111,14 @@ pub fn xdp_cases() -> Vec<Case> {
     let arp_inside = outer(PEER, NODE, PORT, &vxlan(VNI, &arp(OVERLAY_PEER_MAC, REMOTE, POD_B)));
     let to_node = Packet::udp(OVERLAY_PEER_MAC, OVERLAY_MAC, Ip::V4(REMOTE, NODE));
     let spoofed_frame = whole(&spoofed);
+    let mut congested = whole(&inner());
+    congested[15] = 0b11;
+    let mut congested6 = outer6(PEER6, NODE6, &vxlan(VNI, &inner().bytes()));
+    congested6[15] = 0b11 << 4;
+    let mut capable = whole(&inner());
+    capable[15] = 0b10;
+    let mut reserved = whole(&inner());
+    reserved[45] = 1;
     vec![
         stripped("VXLAN, IPv4 in IPv4", whole(&inner()), at_pod_b(&inner())),
         stripped("VXLAN, IPv6 in IPv4", whole(&inner6()), at_pod_b(&inner6())),
@@ -107,6 +153,10 @@ pub fn xdp_cases() -> Vec<Case> {
             outer(PEER, PEER, PORT, &vxlan(VNI, &inner().bytes())),
             PassReason::NotPod,
         ),
+        pass("a router has told of congestion", congested, PassReason::Overlay),
+        pass("a router has told of congestion, IPv6", congested6, PassReason::Overlay),
+        stripped("capable of being told of congestion", capable, at_pod_b(&inner())),
+        pass("VXLAN with a reserved bit", reserved, PassReason::NotPod),
         pass("VXLAN in a fragment", fragment, PassReason::NotPod),
         pass("VXLAN behind IPv4 options", options, PassReason::NotPod),
         pass("ARP inside", arp_inside, PassReason::NotIp),

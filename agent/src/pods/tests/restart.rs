@@ -83,6 +83,7 @@ fn before_the_restore_everything_waits() {
             node.fast_path.clone(),
             run_dir.path(),
             node.network.subscribe(),
+            crate::repairs::Repairs::default(),
         )
         .unwrap();
         let pod = new_namespace();
