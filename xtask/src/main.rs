@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod e2e_kubernetes;
 mod kernels;
 mod privilege;
 mod progress;
@@ -35,6 +36,8 @@ enum Task {
     Test(test::TestArgs),
     /// Build a cluster of network namespaces and show pods talking through eBPF
     Demo(demo::DemoArgs),
+    /// Run the tests of the Kubernetes source against a real kube-apiserver, which is built and cached
+    E2eKubernetes(e2e_kubernetes::E2eKubernetesArgs),
     /// Boot older and newer kernels in a virtual machine and run the packet tests in them
     Kernels(kernels::KernelsArgs),
     /// Measure the dataplane against other pod networks, and its programs by themselves
@@ -55,6 +58,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.task {
         Task::Setup(args) => setup::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::E2eKubernetes(args) => e2e_kubernetes::run(&args),
         Task::Kernels(args) => kernels::run(&args),
         Task::Demo(args) => {
             lab("the demo builds network namespaces and loads eBPF programs")?;

@@ -1,6 +1,6 @@
 //! An API server in a lab, the scripted or the real one, as its administrator uses it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,14 +9,15 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use podlane_tests::Lab;
 use podlane_tests::lab::{Agent, Namespace, Node};
+use podlane_tests::sources::{KubernetesSource, ScriptedApi};
 use serde_json::{Value, json};
 
+use crate::given::Given;
 use crate::real::{ADMIN, Programs, Real};
-use crate::scripted::Scripted;
 
 /// Where it listens: on the host outside, which every node has a route to.
 const ADDRESS: &str = "203.0.113.9";
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What the agents may do in the cluster, as it is shipped.
 const RBAC: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
@@ -24,8 +25,9 @@ const RBAC: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
 /// Which server.
 #[derive(Debug)]
 enum Server {
-    Scripted(Scripted),
+    Scripted(ScriptedApi),
     Real(Real),
+    Given(Given),
 }
 
 /// The server and how to reach it.
@@ -40,7 +42,7 @@ impl Api {
     /// The server that follows a script.
     pub fn scripted(lab: &Lab) -> anyhow::Result<Self> {
         let address = format!("{ADDRESS}:6443").parse()?;
-        let server = Scripted::start(Some(lab.outside()?), address)?;
+        let server = ScriptedApi::start(Some(lab.outside()?), address)?;
         Self::of(lab, Server::Scripted(server))
     }
 
@@ -50,6 +52,26 @@ impl Api {
         let server = Real::start(programs, lab.outside()?, &folder, ADDRESS)?;
         let api = Self::of(lab, Server::Real(server))?;
         api.wait_ready()?;
+        api.give_rights()?;
+        Ok(api)
+    }
+
+    /// The server of a kubeconfig: without nodes, as what it is told of the lab's would disturb a cluster.
+    pub fn given(lab: &Lab, kubeconfig: &Path) -> anyhow::Result<Self> {
+        let server = Given::start(kubeconfig, lab.outside()?, &format!("{ADDRESS}:6443"))?;
+        let api = Self::of(lab, Server::Given(server))?;
+        let nodes = api.get("/api/v1/nodes?limit=1")?;
+        ensure!(
+            nodes["items"] == json!([]),
+            "the API server of {} has nodes: these tests are for one without any",
+            kubeconfig.display()
+        );
+        api.give_rights()?;
+        Ok(api)
+    }
+
+    /// As an operator does with `kubectl apply -f deploy/kubernetes/rbac.yaml`.
+    fn give_rights(&self) -> anyhow::Result<()> {
         for document in RBAC.split("\n---\n") {
             let object: Value = serde_norway::from_str(document)?;
             let path = match object["kind"].as_str() {
@@ -58,9 +80,10 @@ impl Api {
                 Some("ClusterRoleBinding") => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
                 kind => bail!("rbac.yaml has a {kind:?}, which this test does not know"),
             };
-            api.create(path, &object)?;
+            let created = self.create(path, &object);
+            ensure!(created.is_ok() || is_conflict(&created), "{created:?}");
         }
-        Ok(api)
+        Ok(())
     }
 
     fn of(lab: &Lab, server: Server) -> anyhow::Result<Self> {
@@ -69,7 +92,7 @@ impl Api {
 
     /// Whether it is a kube-apiserver.
     pub fn is_real(&self) -> bool {
-        matches!(self.server, Server::Real(_))
+        !matches!(self.server, Server::Scripted(_))
     }
 
     /// Ends it, as a crash would.
@@ -77,6 +100,7 @@ impl Api {
         match &self.server {
             Server::Scripted(server) => server.stop(),
             Server::Real(server) => server.stop()?,
+            Server::Given(server) => server.stop(),
         }
         Ok(())
     }
@@ -84,21 +108,21 @@ impl Api {
     /// Starts it again.
     pub fn resume(&self) -> anyhow::Result<()> {
         match &self.server {
-            Server::Scripted(server) => server.resume().map(drop)?,
+            Server::Scripted(server) => server.resume()?,
             Server::Real(server) => server.resume()?,
+            Server::Given(server) => server.resume()?,
         }
         self.wait_ready()
     }
 
-    /// Makes it forget what has happened so far: watches have to start from a new list.
-    pub fn forget(&self) -> anyhow::Result<()> {
+    /// Makes it forget what has happened so far: watches have to start from a new list. `false` if that cannot be done.
+    pub fn forget(&self) -> anyhow::Result<bool> {
         match &self.server {
-            Server::Scripted(server) => {
-                server.compact();
-                Ok(())
-            }
-            Server::Real(server) => server.compact(),
+            Server::Scripted(server) => server.compact(),
+            Server::Real(server) => server.compact()?,
+            Server::Given(_) => return Ok(false),
         }
+        Ok(true)
     }
 
     fn wait_ready(&self) -> anyhow::Result<()> {
@@ -117,19 +141,15 @@ impl Api {
     }
 
     /// A kubeconfig for a token.
-    pub fn kubeconfig(&self, token: &str) -> String {
+    pub fn kubeconfig(&self, token: &str) -> anyhow::Result<String> {
         let (scheme, authority) = match &self.server {
+            Server::Given(server) => return server.kubeconfig(Some(token).filter(|token| *token != ADMIN)),
             Server::Scripted(_) => ("http", String::new()),
             Server::Real(server) => {
                 ("https", format!(", certificate-authority: \"{}\"", server.authority().display()))
             }
         };
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
-             contexts: [{{name: lab, context: {{cluster: lab, user: lab}}}}]\n\
-             clusters: [{{name: lab, cluster: {{server: \"{scheme}://{ADDRESS}:6443\"{authority}}}}}]\n\
-             users: [{{name: lab, user: {{token: \"{token}\"}}}}]\n"
-        )
+        Ok(KubernetesSource::kubeconfig(&format!("{scheme}://{ADDRESS}:6443"), token, &authority))
     }
 
     /// A token of the agents' service account.
@@ -146,13 +166,9 @@ impl Api {
     /// Tells the agents to take their nodes from here.
     pub fn use_by(&self, nodes: &[Node]) -> anyhow::Result<()> {
         let path = self.folder.join("kubeconfig");
-        fs_err::write(&path, self.kubeconfig(&self.account_token()?))?;
+        fs_err::write(&path, self.kubeconfig(&self.account_token()?)?)?;
         for node in nodes {
-            let file = node.agent()?.config_file();
-            let mut config: serde_norway::Value = serde_norway::from_str(&fs_err::read_to_string(&file)?)?;
-            config["clusterSource"] = "kubernetes".into();
-            config["kubernetes"] = serde_norway::to_value(json!({"kubeconfig": path}))?;
-            fs_err::write(&file, serde_norway::to_string(&config)?)?;
+            KubernetesSource::configure(node.agent()?, &path)?;
         }
         Ok(())
     }
@@ -171,7 +187,7 @@ impl Api {
         kind: &str,
         body: &Value,
     ) -> anyhow::Result<Value> {
-        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(token))?;
+        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(token)?)?;
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let request = Request::builder().method(method).uri(path).header("content-type", kind).body(body)?;
         let answer = self.outside.run(|| -> anyhow::Result<Value> {
@@ -203,6 +219,28 @@ impl Api {
     /// Deletes the object at that path.
     pub fn delete(&self, path: &str) -> anyhow::Result<Value> {
         self.request("DELETE", path, "application/json", &Value::Null)
+    }
+}
+
+fn is_conflict(answer: &anyhow::Result<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| format!("{error:#}").contains("already exists"))
+}
+
+impl Drop for Api {
+    /// An API server that others use keeps nothing of a test.
+    fn drop(&mut self) {
+        if matches!(self.server, Server::Given(_)) {
+            for path in [
+                "/api/v1/namespaces/default/pods/cart",
+                "/api/v1/nodes/node1",
+                "/api/v1/nodes/node2",
+                "/api/v1/nodes/node3",
+            ] {
+                // What was never made need not be deleted. No kubelet would end the pod.
+                let now = json!({"gracePeriodSeconds": 0});
+                self.request("DELETE", path, "application/json", &now).ok();
+            }
+        }
     }
 }
 

@@ -4,6 +4,6 @@
 
 mod agents;
 mod api;
+mod given;
 mod real;
-mod scripted;
 mod source;
