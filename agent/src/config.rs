@@ -41,13 +41,13 @@ pub struct Settings {
     #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
     pub cluster_file: Option<PathBuf>,
 
-    /// How the Kubernetes API is reached.
-    #[command(flatten)]
-    pub kubernetes: KubernetesSettings,
-
     /// Of the etcd source.
     #[command(flatten)]
     pub etcd: EtcdSettings,
+
+    /// How the Kubernetes API is reached.
+    #[command(flatten)]
+    pub kubernetes: KubernetesSettings,
 
     /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
     #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
@@ -163,10 +163,10 @@ pub struct Config {
     pub cluster_source: SourceSetting,
     /// `clusterFile`.
     pub cluster_file: PathBuf,
-    /// `kubernetes`.
-    pub kubernetes: KubernetesSettings,
     /// `etcd`.
     pub etcd: EtcdConfig,
+    /// `kubernetes`.
+    pub kubernetes: KubernetesSettings,
     /// `uplinks`; empty means that they are found by the node's address.
     pub uplinks: Vec<String>,
     /// `runDir`.
@@ -225,8 +225,8 @@ impl Settings {
             node_name: self.node_name.or(other.node_name),
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
-            kubernetes: self.kubernetes.or(other.kubernetes),
             etcd: self.etcd.or(other.etcd),
+            kubernetes: self.kubernetes.or(other.kubernetes),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
@@ -287,8 +287,8 @@ impl Settings {
             node_name,
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
-            kubernetes: self.kubernetes.check()?,
             etcd: self.etcd.check()?,
+            kubernetes: self.kubernetes.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,

@@ -42,12 +42,16 @@ fn wait(node: &Node, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Res
 
 fn knows(peers: usize) -> impl Fn(&Value) -> bool {
     move |status| {
-        status["healthy"] == true && status["peers"].as_array().is_some_and(|list| list.len() == peers)
+        status["healthy"] == true
+            && problems(status) == "[]"
+            && status["peers"].as_array().is_some_and(|list| list.len() == peers)
     }
 }
 
+/// What is wrong, of whatever weight.
 fn problems(status: &Value) -> String {
-    status["problems"].to_string()
+    let texts = ["problems", "warnings"].map(|key| status[key].as_array().cloned().unwrap_or_default());
+    Value::from(texts.concat()).to_string()
 }
 
 fn cidr(status: &Value) -> String {

@@ -107,9 +107,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         manager: manager.clone(),
         node: node_status,
         restored: restored.clone(),
-        pods,
         repairs,
         passes,
+        pods,
     };
     let status = Arc::new(status);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -153,10 +153,10 @@ struct Status {
     node: watch::Receiver<NodeStatus>,
     /// What went wrong when the attachments were restored; empty until that is done.
     restored: Arc<OnceLock<Vec<String>>>,
-    /// What the cluster says of this node's pods.
-    pods: PodDirectory,
     repairs: Repairs,
     passes: mpsc::Sender<PassRequest>,
+    /// What the cluster says of this node's pods.
+    pods: PodDirectory,
 }
 
 /// The settings of the overlay.

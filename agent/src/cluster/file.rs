@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time};
 use super::{Assembly, ClusterSource, Entry, Node, Update};
 
 /// Editors and tools write in several steps: wait for the last one.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// A missed notification (a network file system, an exhausted inotify limit) is made up for by looking.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);

@@ -1,5 +1,6 @@
 //! The maps, typed by family and written by difference.
 
+mod change;
 mod damage;
 
 use std::{

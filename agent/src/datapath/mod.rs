@@ -229,13 +229,17 @@ impl Datapath {
         xdp::detach(uplink, pins)
     }
 
-    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay. What they hold is
+    /// read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
-    pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+    pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>, trusted: bool) -> anyhow::Result<()> {
         let mut state = self.state();
-        state.maps.set_nodes(nodes)?;
+        match state.written.nodes.take().filter(|_| trusted) {
+            Some(before) => state.maps.change_nodes(&before, nodes)?,
+            None => state.maps.set_nodes(nodes)?,
+        }
         state.written.nodes = Some(nodes.clone());
         Ok(())
     }
@@ -339,12 +343,24 @@ impl Datapath {
     }
 
     /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
+    /// What they hold is read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
-    pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
+    pub fn set_routes(
+        &self,
+        routes: &BTreeMap<IpNetwork, PeerRoute>,
+        trusted: bool,
+    ) -> anyhow::Result<Vec<String>> {
         let mut state = self.state();
-        let problems = state.maps.set_routes(routes, now()?)?;
+        let changed = match state.written.routes.take().filter(|_| trusted) {
+            Some(before) => state.maps.change_routes(&before, routes)?,
+            None => None,
+        };
+        let problems = match changed {
+            Some(problems) => problems,
+            None => state.maps.set_routes(routes, now()?)?,
+        };
         state.written.routes = Some(routes.clone());
         state.written.settings = Some(state.maps.settings()?);
         Ok(problems)

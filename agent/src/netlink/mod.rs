@@ -4,6 +4,7 @@
 //! being done to what; [`is_errno`] tells the kernel's reasons apart.
 
 mod address;
+mod batch;
 mod encap;
 mod error;
 mod filter;
@@ -32,7 +33,7 @@ pub use encap::Encap;
 pub use error::is_errno;
 pub use link::{Link, VethSpec};
 pub use resolve::NextHop;
-pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RouteScope};
+pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RoutePlace, RouteScope};
 pub use rule::Rule;
 pub use vxlan::Vxlan;
 pub use watch::Change;

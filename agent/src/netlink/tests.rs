@@ -202,7 +202,7 @@ fn changes_are_announced() {
         seen(&mut changes, |change| matches!(change, Change::Address { .. })).await;
         let route = Route::to_device(net("10.244.1.2/32"), device);
         node.replace_route(&route).await.unwrap();
-        seen(&mut changes, |change| matches!(change, Change::Route { ours: true, .. })).await;
+        seen(&mut changes, |change| matches!(change, Change::Route { ours: Some(_), .. })).await;
         node.replace_permanent_neighbour(device, ip("10.244.1.2"), POD_MAC).await.unwrap();
         seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device, removed: false }).await;
         node.delete_link(device).await.unwrap();

@@ -37,6 +37,11 @@ impl Ledger {
         if found { self.found(thing) } else { self.made(thing, done) }
     }
 
+    /// Is no longer wanted, in a pass that does not look at everything.
+    pub(super) fn dropped(&mut self, thing: impl Display) {
+        self.before.remove(&thing.to_string());
+    }
+
     /// Was broken, whoever it was made by.
     pub(super) fn mended(&self, what: String, done: &str) {
         self.repairs.note(what, done);

@@ -16,6 +16,7 @@ mod reconcile;
 mod ruleset;
 mod sysctl;
 mod uplinks;
+mod ways;
 mod xdp;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -35,12 +36,13 @@ pub use peers::{Peer, PeerState};
 
 use ledger::Ledger;
 use masquerade::Masquerade;
+use ways::Ways;
 
 use crate::{
     cluster::{Cluster, Update},
     config::Config,
     datapath::Datapath,
-    netlink::{Change, Netlink},
+    netlink::{Change, Netlink, Route, RoutePlace},
     pods::{NodeNetwork, is_host_interface},
     repairs::Repairs,
 };
@@ -104,6 +106,12 @@ struct Memory {
     masquerade: Option<(Option<Masquerade>, Option<String>)>,
     /// The overlay device's index, while there is one.
     overlay: Option<u32>,
+    /// The kernel's ways to the peers.
+    ways: Ways,
+    /// The node's routes that were in the kernel after the last pass.
+    routes: BTreeMap<RoutePlace, Route>,
+    /// Since the last whole pass nothing has changed but the cluster: what is in kernel and maps need not be read.
+    trusted: bool,
     /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
     path_mtu_errors: Option<u64>,
 }
@@ -167,6 +175,7 @@ impl NodeTask {
                     if !self.matters(&change) {
                         continue;
                     }
+                    self.distrust();
                     time::sleep(SETTLE).await;
                     while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
                 }
@@ -174,6 +183,7 @@ impl NodeTask {
                     if !self.has_new_path_mtus() {
                         continue;
                     }
+                    self.distrust();
                 }
                 _ = look_again.tick() => {
                     self.look_closely();
@@ -209,9 +219,16 @@ impl NodeTask {
 
     /// The next pass looks also at what costs time: others may have flushed nftables' rules, which nobody announces.
     fn look_closely(&mut self) {
+        self.distrust();
         if self.config.masquerade {
             self.memory.masquerade = None;
         }
+    }
+
+    /// The next pass reads everything anew.
+    fn distrust(&mut self) {
+        self.memory.trusted = false;
+        self.memory.ways.forget();
     }
 
     /// Whether a router has said that the overlay's packets are too big since the last pass.
@@ -240,7 +257,7 @@ impl NodeTask {
         let mut status = match self.cluster.take() {
             Some(cluster) => {
                 let mut status = self.reconcile(&cluster).await;
-                status.problems.extend_from_slice(cluster.refused());
+                status.warnings.extend_from_slice(cluster.refused());
                 self.cluster = Some(cluster);
                 status
             }
@@ -251,10 +268,12 @@ impl NodeTask {
             (Some(_), problem) => status.warnings.extend(problem),
             (None, problem) => status.problems.extend(problem),
         }
-        let before = self.status.borrow().clone();
-        status.ready |= before.ready;
-        tell("problem", &before.problems, &status.problems);
-        tell("warning", &before.warnings, &status.warnings);
+        {
+            let before = self.status.borrow();
+            status.ready |= before.ready;
+            tell("problem", &before.problems, &status.problems);
+            tell("warning", &before.warnings, &status.warnings);
+        }
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
@@ -270,7 +289,12 @@ impl NodeTask {
     fn matters(&self, change: &Change) -> bool {
         match change {
             Change::Neighbour { ifindex, removed } => *removed && self.memory.overlay == Some(*ifindex),
-            Change::Route { ours: true, to_host: true } => false,
+            Change::Route { ours: Some(_), to_host: true, .. } => false,
+            // What the last pass has done itself.
+            Change::Route { ours: Some(route), removed, .. } => {
+                let wanted = self.memory.routes.get(&route.place());
+                if *removed { wanted.is_some() } else { wanted != Some(&**route) }
+            }
             Change::Link { name, .. } => !is_host_interface(name),
             Change::Address { .. } | Change::Route { .. } | Change::Rule | Change::Lost => true,
         }

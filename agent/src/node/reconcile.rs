@@ -36,8 +36,10 @@ impl NodeTask {
     pub(super) async fn reconcile(&mut self, cluster: &Cluster) -> NodeStatus {
         let mut status = NodeStatus::default();
         let mut ledger = std::mem::take(&mut self.ledger);
-        let result = self.try_reconcile(cluster, &mut status, &mut ledger).await;
-        ledger.end(result.is_ok());
+        // Until a pass has succeeded, the next one trusts nothing.
+        let trusted = std::mem::take(&mut self.memory.trusted);
+        let result = self.try_reconcile(cluster, &mut status, &mut ledger, trusted).await;
+        ledger.end(result.is_ok() && !trusted);
         self.ledger = ledger;
         if let Err(error) = result {
             status.problems.push(format!("{error:#}"));
@@ -51,6 +53,7 @@ impl NodeTask {
         cluster: &Cluster,
         status: &mut NodeStatus,
         ledger: &mut Ledger,
+        trusted: bool,
     ) -> anyhow::Result<()> {
         let name = self.config.node_name.clone();
         let Some(node) = cluster.node(&name) else {
@@ -72,14 +75,15 @@ impl NodeTask {
         sysctl::enable_forwarding(has_ipv4, has_ipv6, names(), ledger)?;
 
         self.give_addresses(node, &links, &addresses, &uplinks, ledger).await?;
-        let damaged = self.datapath.damage()?;
-        self.datapath.set_nodes(&cluster.peers(&name).flat_map(|peer| peer.addresses.clone()).collect())?;
+        let damaged = if trusted { Vec::new() } else { self.datapath.damage()? };
+        let peer_addresses = || cluster.peers(&name).flat_map(|peer| peer.addresses.iter().copied());
+        self.datapath.set_nodes(&peer_addresses().collect(), trusted)?;
         self.datapath.set_own_addresses(&own_addresses(node, &uplinks))?;
-        let mut found = Vec::new();
         let policy = Policy { tunnel: self.config.tunnel, routed: self.config.routed };
-        for peer in cluster.peers(&name) {
-            found.push(PeerPaths::find(node, peer, policy, &self.netlink, &uplinks).await);
-        }
+        let wanted = peer_addresses().collect();
+        self.memory.ways.learn(&self.netlink, wanted).await;
+        let find = |peer| PeerPaths::find(node, peer, policy, &self.memory.ways, &uplinks);
+        let found: Vec<PeerPaths<'_>> = cluster.peers(&name).map(find).collect();
         let mut plan = Plan::default();
         let wanted = self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some());
         let overlay = match wanted {
@@ -115,10 +119,11 @@ impl NodeTask {
             self.address_overlay(overlay, node, &addresses, ledger).await?;
             self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems, ledger).await?;
         }
-        self.write_routes(&plan.slow, &mut plan.problems, ledger).await?;
+        let slow = std::mem::take(&mut plan.slow);
+        let whole = self.write_routes(slow, &mut plan.problems, ledger, trusted).await?;
         self.write_rules(&plan.rules, ledger).await?;
         self.attach(&uplinks, &mut plan.problems, ledger).await?;
-        plan.problems.extend(self.datapath.set_routes(&plan.fast)?);
+        plan.problems.extend(self.datapath.set_routes(&plan.fast, trusted)?);
         for damage in damaged {
             ledger.mended(damage, "written again");
         }
@@ -147,6 +152,7 @@ impl NodeTask {
         // Last, as it runs another program, which takes its time.
         let rules = self.config.masquerade.then(|| Masquerade::new(node, cluster, names()));
         status.warnings.extend(self.masquerade(rules, ledger).await);
+        self.memory.trusted = whole;
         Ok(())
     }
 
@@ -253,35 +259,57 @@ impl NodeTask {
         Ok(())
     }
 
-    /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own).
+    /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own). Whether all of
+    /// them are there now.
     async fn write_routes(
-        &self,
-        wanted: &[Route],
+        &mut self,
+        wanted: Vec<Route>,
         problems: &mut Vec<String>,
         ledger: &mut Ledger,
-    ) -> anyhow::Result<()> {
+        trusted: bool,
+    ) -> anyhow::Result<bool> {
         let of_the_node = |route: &Route| route.gateway.is_some() || route.kind == RouteKind::Unreachable;
-        let place = |route: &Route| (route.table, route.destination, route.metric);
-        let wanted: BTreeMap<_, Route> = wanted
-            .iter()
-            .map(|route| route.clone().canonical())
-            .map(|route| (place(&route), route))
-            .collect();
-        let present: BTreeSet<Route> = self.netlink.routes().await?.into_iter().collect();
-        for route in wanted.values() {
-            let found = present.contains(route);
-            if !found && let Err(error) = self.netlink.replace_route(route).await {
-                problems.push(format!("{error:#}"));
-                continue;
+        let wanted: BTreeMap<_, Route> =
+            wanted.into_iter().map(Route::canonical).map(|route| (route.place(), route)).collect();
+        let present: BTreeMap<_, Route> = if trusted {
+            std::mem::take(&mut self.memory.routes)
+        } else {
+            let routes = self.netlink.routes().await?.into_iter();
+            routes.filter(of_the_node).map(|route| (route.place(), route)).collect()
+        };
+        // Before they are written: what the kernel then announces is no news.
+        self.memory.routes.clone_from(&wanted);
+
+        let missing = wanted.iter().filter(|(place, route)| present.get(*place) != Some(*route));
+        let missing = missing.map(|(_, route)| route.clone()).collect();
+        let mut failed = BTreeSet::new();
+        for (route, result) in self.netlink.replace_routes(missing).await {
+            if let Some(old) = present.get(&route.place()).filter(|_| trusted) {
+                ledger.dropped(format_args!("the kernel's route {old}"));
             }
-            ledger.keep(format_args!("the kernel's route {route}"), found, "entered again");
-        }
-        for route in present.iter().filter(|route| of_the_node(route)) {
-            if !wanted.contains_key(&place(route)) {
-                self.netlink.delete_route(route).await?;
+            match result {
+                Ok(()) => ledger.made(format_args!("the kernel's route {route}"), "entered again"),
+                Err(error) => {
+                    problems.push(format!("{error:#}"));
+                    failed.insert(route.place());
+                }
             }
         }
-        Ok(())
+        if !trusted {
+            for route in
+                wanted.iter().filter_map(|(place, route)| present.get(place).filter(|old| *old == route))
+            {
+                ledger.found(format_args!("the kernel's route {route}"));
+            }
+        }
+        let former: Vec<Route> =
+            present.into_values().filter(|route| !wanted.contains_key(&route.place())).collect();
+        for route in former.iter().filter(|_| trusted) {
+            ledger.dropped(format_args!("the kernel's route {route}"));
+        }
+        self.netlink.delete_routes(former).await?;
+        self.memory.routes.retain(|place, _| !failed.contains(place));
+        Ok(failed.is_empty())
     }
 
     /// The rules by which packets from pods are routed by Podlane's own table first.

@@ -72,7 +72,7 @@ impl Inner {
     fn concerns(&self, change: &Change) -> bool {
         match change {
             Change::Link { name, .. } => is_host_interface(name),
-            Change::Route { ours, to_host } => *ours && *to_host,
+            Change::Route { ours, to_host, .. } => ours.is_some() && *to_host,
             Change::Neighbour { ifindex, removed } => {
                 *removed && lock(&self.records).values().any(|record| record.host_if_index == *ifindex)
             }

@@ -61,20 +61,21 @@ impl<S: Source> World<S> {
         })
     }
 
-    /// Waits until one of the agent's problems has all these words.
+    /// Waits until one of the agent's problems or warnings has all these words.
     pub fn expect_problem(&self, words: &[&str]) -> anyhow::Result<()> {
         self.wait(|status| {
-            let told = list(status, "problems").filter_map(Value::as_str);
+            let told = list(status, "problems").chain(list(status, "warnings")).filter_map(Value::as_str);
             let found = told.clone().any(|problem| words.iter().all(|word| problem.contains(word)));
             ensure!(found, "no problem with {words:?} in {:?}", told.collect::<Vec<_>>());
             Ok(())
         })
     }
 
-    /// Waits until the agent has no problem.
+    /// Waits until the agent has no problem and no warning.
     pub fn expect_health(&self) -> anyhow::Result<()> {
         self.wait(|status| {
-            ensure!(status["healthy"] == true, "not healthy: {}", status["problems"]);
+            let all = list(status, "problems").chain(list(status, "warnings")).collect::<Vec<_>>();
+            ensure!(status["healthy"] == true && all.is_empty(), "not healthy: {all:?}");
             Ok(())
         })
     }
