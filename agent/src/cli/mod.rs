@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the node's agent
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// Show the agent's state; exit status 0 is healthy, 1 is not, 2 is no agent
     Status(status::StatusArgs),
     /// Make the container runtime call Podlane: write plugin and network configuration once the agent is ready
@@ -54,7 +54,7 @@ impl Cli {
     /// Whatever went wrong, with its context.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Agent(args) => agent::run(args),
+            Command::Agent(args) => agent::run(*args),
             Command::Status(args) => status::run(&args),
             Command::InstallCni(args) => install_cni::run(&args),
             Command::Etcd(args) => etcd::run(args),
