@@ -2,7 +2,7 @@
 //! itself; a source that is away changes nothing.
 
 use podlane_tests::lab::cluster::ClusterNode;
-use podlane_tests::sources::{EtcdSource, FileSource, Source, World};
+use podlane_tests::sources::{EtcdSource, FileSource, KubernetesSource, Source, World};
 
 /// The tests, each a function that is generic over the source.
 macro_rules! conformance {
@@ -33,6 +33,7 @@ macro_rules! conformance {
 conformance! {
     FileSource in file
     EtcdSource in etcd
+    KubernetesSource in kubernetes
 }
 
 /// Node `number`, with the pod CIDR of number `cidr`.

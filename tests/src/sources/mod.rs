@@ -3,12 +3,14 @@
 
 mod etcd;
 mod file;
+mod kubernetes;
 mod world;
 
 use serde_norway::Value;
 
 pub use self::etcd::EtcdSource;
 pub use self::file::FileSource;
+pub use self::kubernetes::{Faults, KubernetesSource, ScriptedApi};
 pub use self::world::World;
 use crate::Lab;
 use crate::lab::cluster::ClusterNode;

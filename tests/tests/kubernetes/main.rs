@@ -2,5 +2,8 @@
 //! against that one and the real one. The real one is there after `cargo xtask e2e-kubernetes`; without it, those tests
 //! say that they are skipped.
 
-mod scripted;
+mod agents;
+mod api;
+mod given;
+mod real;
 mod source;

@@ -1,5 +1,12 @@
 //! What the source says, whatever the API server does. Needs no root.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy does not see that these functions belong to tests: whatever fails here fails the test"
+)]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,29 +14,21 @@ use std::time::Duration;
 use podlane::cluster::{
     AGENT_NOT_READY, Cluster, ClusterSource as _, KubernetesSettings, KubernetesSource, PodDirectory, Update,
 };
+use podlane_tests::sources::{KubernetesSource as Lab, ScriptedApi};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::scripted::Scripted;
-
 /// For what must happen, on a busy machine with back-off.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A source and what belongs to it.
 struct Stage {
-    server: Scripted,
+    server: ScriptedApi,
     updates: mpsc::Receiver<Update>,
     ready: watch::Sender<bool>,
     pods: PodDirectory,
     _folder: tempfile::TempDir,
-}
-
-fn kubeconfig(server: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
-         clusters: [{{name: test, cluster: {{server: \"{server}\"}}}}]\nusers: [{{name: test, user: {{token: secret}}}}]\n"
-    )
 }
 
 fn node(number: usize) -> Value {
@@ -42,8 +41,8 @@ fn node(number: usize) -> Value {
     })
 }
 
-fn server() -> Scripted {
-    Scripted::start(None, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap()
+fn server() -> ScriptedApi {
+    ScriptedApi::start(None, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap()
 }
 
 /// `count` nodes, and a source that runs as node0001.
@@ -55,14 +54,14 @@ fn stage(count: usize) -> Stage {
     start(server)
 }
 
-fn start(server: Scripted) -> Stage {
+fn start(server: ScriptedApi) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");
-    std::fs::write(&path, kubeconfig(&server.url())).unwrap();
+    std::fs::write(&path, Lab::kubeconfig(&server.url(), "secret", "")).unwrap();
     start_with(server, path, folder)
 }
 
-fn start_with(server: Scripted, path: PathBuf, folder: tempfile::TempDir) -> Stage {
+fn start_with(server: ScriptedApi, path: PathBuf, folder: tempfile::TempDir) -> Stage {
     let (sender, updates) = mpsc::channel(1);
     let (ready, ready_receiver) = watch::channel(false);
     let pods = PodDirectory::default();
@@ -371,7 +370,7 @@ async fn credentials_may_come_later_than_the_agent() {
     server.put("nodes", node(1));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");
-    let text = kubeconfig(&server.url());
+    let text = Lab::kubeconfig(&server.url(), "secret", "");
     let mut stage = start_with(server, path.clone(), folder);
     let problem = stage.problem("kubernetes.kubeconfig").await;
     assert!(problem.contains(path.to_str().unwrap()), "{problem}");

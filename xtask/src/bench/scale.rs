@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use podlane_tests::Binaries;
 use podlane_tests::bench::scale::{Scale, Size, measure};
-use podlane_tests::sources::{EtcdSource, FileSource};
+use podlane_tests::sources::{EtcdSource, FileSource, KubernetesSource};
 
 use super::How;
 use crate::build::{self, Profile};
@@ -35,6 +35,7 @@ pub(super) fn run(how: How) -> Result<()> {
     let results = [
         measure::<FileSource>("file", &binaries, size).context("the cluster file")?,
         measure::<EtcdSource>("etcd", &binaries, size).context("etcd")?,
+        measure::<KubernetesSource>("kubernetes", &binaries, size).context("the Kubernetes API")?,
     ];
     println!("{}", table(&results));
     fs_err::create_dir_all(&out)?;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::needs::{BPF_TOOLCHAIN, BUILD_TOOLS, COMPONENTS, KERNEL_TOOLS, OLDEST_RUSTC, TOOLS};
+use super::needs::{
+    APISERVER_TOOLS, BPF_TOOLCHAIN, BUILD_TOOLS, COMPONENTS, KERNEL_TOOLS, OLDEST_RUSTC, TOOLS,
+};
 use crate::command::{find, stdout_of};
 use crate::privilege::Privilege;
 
@@ -69,7 +71,7 @@ pub(crate) struct Facts {
     /// /usr/bin/rustc.
     pub(crate) debian: Option<Toolchain>,
     pub(crate) bpf_linker: Option<Version>,
-    /// Commands of [`BUILD_TOOLS`], [`TOOLS`] and [`KERNEL_TOOLS`] that are not there.
+    /// Commands of [`BUILD_TOOLS`], [`TOOLS`], [`KERNEL_TOOLS`] and [`APISERVER_TOOLS`] that are not there.
     pub(crate) missing_tools: Vec<&'static str>,
     /// Components of [`COMPONENTS`] that the current toolchain lacks.
     pub(crate) missing_components: Vec<&'static str>,
@@ -108,6 +110,7 @@ impl Facts {
                 .iter()
                 .chain(&TOOLS)
                 .chain(&KERNEL_TOOLS)
+                .chain(&APISERVER_TOOLS)
                 .map(|tool| tool.command)
                 .filter(|command| !is_there(command))
                 .collect(),

@@ -71,12 +71,25 @@ pub(crate) const KERNEL_TOOLS: [Tool; 4] = [
     Tool { command: "xz", package: "xz-utils", why: "unpacks kernel modules" },
 ];
 
+/// The tools that `cargo xtask e2e-kubernetes` builds a kube-apiserver with.
+pub(crate) const APISERVER_TOOLS: [Tool; 4] = [
+    Tool { command: "/usr/lib/go-1.19/bin/go", package: "golang-1.19-go", why: "compiles kube-apiserver" },
+    Tool { command: "make", package: "make", why: "drives that" },
+    Tool {
+        command: "rsync",
+        package: "rsync",
+        why: "puts generated code and programs in their places there",
+    },
+    Tool { command: "dpkg-source", package: "dpkg-dev", why: "unpacks kube-apiserver's source package" },
+];
+
 /// What a scope needs beyond a toolchain.
 pub(crate) fn tools(scope: Scope) -> impl Iterator<Item = &'static Tool> {
     let beyond: &[Tool] = match scope {
         Scope::Build => &[],
         Scope::Lab => &TOOLS,
         Scope::Kernels => &KERNEL_TOOLS,
+        Scope::KubeApiserver => &APISERVER_TOOLS,
     };
     BUILD_TOOLS.iter().chain(beyond)
 }

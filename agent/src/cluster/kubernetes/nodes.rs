@@ -1,6 +1,11 @@
 //! The list and watch of nodes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
 use ipnetwork::IpNetwork;
@@ -12,13 +17,19 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time,
+};
 
 use super::{announce::OwnNode, objects::NodeObject};
 use crate::cluster::{Assembly, Entry, Node, Update};
 
 /// Nodes in one answer: a list of thousands would be tens of megabytes.
 const PAGE: u32 = 200;
+
+/// At least between two lists that are made because the API has forgotten what happened.
+const RELIST_PAUSE: Duration = Duration::from_secs(10);
 
 const BEHIND: &str = "listing all nodes again: the API has forgotten what happened since the last watch";
 
@@ -68,6 +79,7 @@ impl Nodes {
         let settings = || watcher::Config::default().page_size(PAGE);
         let start = || Box::pin(watcher(api.clone(), settings()).default_backoff());
         let mut events = start();
+        let mut listed: Option<Instant> = None;
         loop {
             tokio::select! {
                 // Events first: those that have come already are told as one.
@@ -77,8 +89,14 @@ impl Nodes {
                     Ok(event) => self.take(event),
                     Err(error) => {
                         self.fail(&error);
-                        // An answer instead of an event in the watch: the watcher would ask for the same again.
+                        // A new list at once, not when the back-off of an outage before has passed; but not again
+                        // and again.
                         if is_gone(&error) {
+                            let pause = listed.map_or(Duration::ZERO, |at: Instant| {
+                                RELIST_PAUSE.saturating_sub(at.elapsed())
+                            });
+                            time::sleep(pause).await;
+                            listed = Some(Instant::now());
                             events = start();
                         }
                     }
@@ -178,25 +196,21 @@ impl Nodes {
     }
 
     fn fail(&mut self, error: &watcher::Error) {
+        if is_gone(error) {
+            tracing::info!(server = self.server, "{BEHIND}");
+            return;
+        }
         let (doing, cause) = match error {
             watcher::Error::InitialListFailed(cause) => ("list", cause),
             watcher::Error::WatchStartFailed(cause) => ("watch", cause),
             // A refusal where events were to come.
             watcher::Error::WatchFailed(cause @ ApiError::Api(_)) => ("watch", cause),
-            watcher::Error::WatchError(status) if status.code == 410 => {
-                tracing::info!(server = self.server, "{BEHIND}");
-                return;
-            }
             // Watches end now and then. It is a problem if the next attempt fails.
             other => {
                 tracing::debug!(server = self.server, error = %chain(other), "the watch of nodes has ended");
                 return;
             }
         };
-        if is_gone(error) {
-            tracing::info!(server = self.server, "{BEHIND}");
-            return;
-        }
         let problem = explain(&self.server, doing, cause);
         if self.problem.as_ref() != Some(&problem) {
             self.problem = Some(problem);
@@ -241,11 +255,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The API has forgotten the version that a watch should start from.
 pub(super) fn is_gone(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(ApiError::Api(status)) | watcher::Error::WatchFailed(ApiError::Api(status))
-            if status.code == 410
-    )
+    match error {
+        watcher::Error::WatchStartFailed(ApiError::Api(status))
+        | watcher::Error::WatchFailed(ApiError::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 410,
+        _ => false,
+    }
 }
 
 /// What matters of a node; an error where it lacks something.
