@@ -1,6 +1,7 @@
 //! What others have broken and this agent has mended: said once in the log, and kept for `podlane status`.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -27,15 +28,19 @@ pub struct Repair {
 
 /// The repairs since the agent started. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Repairs(Arc<Mutex<VecDeque<(SystemTime, Repair)>>>);
+pub struct Repairs {
+    kept: Arc<Mutex<VecDeque<(SystemTime, Repair)>>>,
+    total: Arc<AtomicU64>,
+}
 
 impl Repairs {
     /// Something has been mended.
     pub fn note(&self, what: impl Into<String>, done: impl Into<String>) {
+        self.total.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now();
         let time = humantime::format_rfc3339_seconds(now).to_string();
         let mut repair = Repair { time, what: what.into(), done: done.into(), times: 1 };
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let same = list.iter().position(|(_, old)| (&old.what, &old.done) == (&repair.what, &repair.done));
         let mut said = None;
         if let Some((when, old)) = same.and_then(|place| list.remove(place)) {
@@ -57,10 +62,16 @@ impl Repairs {
         }
     }
 
+    /// How many there have been.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
     /// The last hundred, the latest at the end.
     #[must_use]
     pub fn list(&self) -> Vec<Repair> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         list.iter().map(|(_, repair)| repair.clone()).collect()
     }
 }
@@ -82,6 +93,7 @@ mod tests {
         for n in 0..KEPT {
             repairs.note(format!("{n}"), "");
         }
+        assert_eq!(repairs.total(), 3 + KEPT as u64);
         assert_eq!((repairs.list().len(), repairs.list()[0].what.as_str()), (KEPT, "0"));
     }
 }

@@ -36,6 +36,10 @@ pub trait StatusSource: Send + Sync {
     /// What keeps this node's pods from being attached or reached; empty when nothing does: the answer to
     /// `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
+    /// What else is wrong: things that do not keep this node's pods from being attached or reached.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The labels of an attachment's pod, where the cluster source knows them.
     fn labels(&self, _record: &Record) -> Option<BTreeMap<String, String>> {
         None

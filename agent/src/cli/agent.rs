@@ -173,6 +173,7 @@ impl Around {
             manager: status.manager.clone(),
             node: status.node.clone(),
             status: status.clone(),
+            repairs: status.repairs.clone(),
             cluster_source,
         };
         let metrics = metrics_address.map(|address| tokio::spawn(metrics::serve(address, sources)));
@@ -295,10 +296,7 @@ impl StatusSource for Status {
             Ok(())
         })
     }
-}
 
-impl Status {
-    /// What is wrong though pods are attached and forwarded.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.node.borrow().warnings.clone();
         warnings.extend(self.restored.get().into_iter().flatten().cloned());

@@ -27,6 +27,7 @@ use crate::{
     datapath::Datapath,
     node::{NodeStatus, PeerState},
     pods::PodManager,
+    repairs::Repairs,
 };
 
 /// How long to wait before an address that is taken is tried again: an agent before this one may be ending.
@@ -46,6 +47,8 @@ pub struct Sources {
     pub node: watch::Receiver<NodeStatus>,
     /// The daemon as a whole.
     pub status: Arc<dyn StatusSource>,
+    /// What has been mended.
+    pub repairs: Repairs,
     /// Where the cluster's state comes from.
     pub cluster_source: SourceSetting,
 }
@@ -128,6 +131,8 @@ impl Sources {
             attachments: self.manager.len(),
             peers,
             problems,
+            warnings: self.status.warnings().len(),
+            repairs: self.repairs.total(),
             started: self.status.started(),
             reconciled: node.reconciled,
             source: word(&self.cluster_source),

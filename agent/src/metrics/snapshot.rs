@@ -20,6 +20,8 @@ pub(super) struct Snapshot {
     /// By state; all states are there.
     pub(super) peers: BTreeMap<String, usize>,
     pub(super) problems: usize,
+    pub(super) warnings: usize,
+    pub(super) repairs: u64,
     pub(super) started: bool,
     pub(super) reconciled: Option<SystemTime>,
     pub(super) source: String,
@@ -45,11 +47,20 @@ impl Collector for Snapshot {
         for (hook, verdict, counter) in &self.counters {
             count(&mut bytes, &verdict_labels(*hook, *verdict), counter.bytes)?;
         }
+        encoder
+            .encode_descriptor(
+                "repairs",
+                "What others broke and the agent mended",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, _, u64>(&self.repairs, None)?;
         let mut gauge = |name: &str, help: &str, value: f64| {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
         };
         gauge("attachments", "Pod interfaces that are attached", whole(self.attachments))?;
         gauge("problems", "What is wrong, as in the status", whole(self.problems))?;
+        gauge("warnings", "What else is wrong, as in the status", whole(self.warnings))?;
         gauge("ready", "1 when pods can be attached", flag(self.started))?;
         gauge(
             "last_reconcile_timestamp_seconds",
