@@ -37,11 +37,17 @@ fn build() -> anyhow::Result<()> {
             std::env::set_var("LD_LIBRARY_PATH", folder);
         }
     }
+    let features: &[&str] = if is_other_version() { &["other-version"] } else { &[] };
     aya_build::build_ebpf(
-        [Package { name: "dataplane-ebpf", root_dir: "../dataplane-ebpf", ..Default::default() }],
+        [Package { name: "dataplane-ebpf", root_dir: "../dataplane-ebpf", features, ..Default::default() }],
         Toolchain::Custom(&compiler.name),
     )
     .context("building the eBPF programs failed; where a tool is missing, `cargo xtask setup` installs it")
+}
+
+/// Whether the tests' other version is built, see CONTRIBUTING.md.
+fn is_other_version() -> bool {
+    std::env::var_os("CARGO_FEATURE_OTHER_VERSION").is_some()
 }
 
 /// A rustc that can build `core` for the BPF target.
@@ -131,7 +137,9 @@ fn share_target_folder(out_dir: &Path, toolchain: &str) -> anyhow::Result<()> {
     let Some(target) = out_dir.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()) else {
         return Ok(());
     };
-    let shared = target.join("bpf").join(toolchain);
+    // The files have the same names in both versions.
+    let version = if is_other_version() { "-other" } else { "" };
+    let shared = target.join("bpf").join(format!("{toolchain}{version}"));
     std::fs::create_dir_all(&shared).with_context(|| format!("creating {}", shared.display()))?;
     let link = out_dir.join("aya-build");
     if std::fs::read_link(&link).is_ok_and(|there| there == shared) {

@@ -2,6 +2,7 @@
 //! documents every key.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -10,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::SourceSetting,
+    cluster::{EtcdConfig, EtcdSettings, KubernetesSettings, SourceSetting},
     datapath::{AttachSetting, XdpMode},
 };
 
@@ -22,6 +23,17 @@ pub const DEFAULT_RUN_DIR: &str = "/run/podlane";
 
 /// Default of `bpfDir`: maps and links are pinned below it.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/podlane";
+
+/// Default of `metricsAddress`: for who is on the node; no other port is open by default.
+const DEFAULT_METRICS_ADDRESS: &str = "127.0.0.1:9844";
+
+/// Default of `cniBinDir`, every runtime's own.
+pub const DEFAULT_CNI_BIN_DIR: &str = "/opt/cni/bin";
+
+/// Default of `cniConfDir`, every runtime's own.
+pub const DEFAULT_CNI_CONF_DIR: &str = "/etc/cni/net.d";
+
+const DEFAULT_SYSCTL_DIR: &str = "/proc/sys";
 
 const DEFAULT_CLUSTER_FILE: &str = "/etc/podlane/cluster.yaml";
 
@@ -40,6 +52,14 @@ pub struct Settings {
     /// The file that lists the cluster's nodes [default: /etc/podlane/cluster.yaml]
     #[arg(long, env = "PODLANE_CLUSTER_FILE", value_name = "FILE")]
     pub cluster_file: Option<PathBuf>,
+
+    /// Of the etcd source.
+    #[command(flatten)]
+    pub etcd: EtcdSettings,
+
+    /// How the Kubernetes API is reached.
+    #[command(flatten)]
+    pub kubernetes: KubernetesSettings,
 
     /// Uplink towards the other nodes; may be repeated [default: the device that carries the node's address]
     #[arg(long = "uplink", env = "PODLANE_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
@@ -98,6 +118,26 @@ pub struct Settings {
     #[arg(long, env = "PODLANE_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub masquerade: Option<bool>,
 
+    /// IP address and port of /healthz, /readyz and /metrics, or off [default: 127.0.0.1:9844]
+    #[arg(long, env = "PODLANE_METRICS_ADDRESS", value_name = "ADDRESS")]
+    pub metrics_address: Option<String>,
+
+    /// Install the CNI plugin and the network configuration once ready, as podlane install-cni does [default: false]
+    #[arg(long, env = "PODLANE_INSTALL_CNI", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub install_cni: Option<bool>,
+
+    /// Where the runtime looks for plugins [default: /opt/cni/bin]
+    #[arg(long, env = "PODLANE_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Where the runtime looks for network configurations [default: /etc/cni/net.d]
+    #[arg(long, env = "PODLANE_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// Where kernel settings are written: in a container /proc/sys is read-only [default: /proc/sys]
+    #[arg(long, env = "PODLANE_SYSCTL_DIR", value_name = "DIR")]
+    pub sysctl_dir: Option<PathBuf>,
+
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, env = "PODLANE_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -155,6 +195,10 @@ pub struct Config {
     pub cluster_source: SourceSetting,
     /// `clusterFile`.
     pub cluster_file: PathBuf,
+    /// `etcd`.
+    pub etcd: EtcdConfig,
+    /// `kubernetes`.
+    pub kubernetes: KubernetesSettings,
     /// `uplinks`; empty means that they are found by the node's address.
     pub uplinks: Vec<String>,
     /// `runDir`.
@@ -183,6 +227,16 @@ pub struct Config {
     pub routed: bool,
     /// `masquerade`.
     pub masquerade: bool,
+    /// `metricsAddress`; `None` means off.
+    pub metrics_address: Option<SocketAddr>,
+    /// `installCni`.
+    pub install_cni: bool,
+    /// `cniBinDir`.
+    pub cni_bin_dir: PathBuf,
+    /// `cniConfDir`.
+    pub cni_conf_dir: PathBuf,
+    /// `sysctlDir`.
+    pub sysctl_dir: PathBuf,
     /// `logLevel`.
     pub log_level: tracing::Level,
     /// `logFormat`.
@@ -213,6 +267,8 @@ impl Settings {
             node_name: self.node_name.or(other.node_name),
             cluster_source: self.cluster_source.or(other.cluster_source),
             cluster_file: self.cluster_file.or(other.cluster_file),
+            etcd: self.etcd.or(other.etcd),
+            kubernetes: self.kubernetes.or(other.kubernetes),
             uplinks: self.uplinks.or(other.uplinks),
             run_dir: self.run_dir.or(other.run_dir),
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
@@ -227,6 +283,11 @@ impl Settings {
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             routed: self.routed.or(other.routed),
             masquerade: self.masquerade.or(other.masquerade),
+            metrics_address: self.metrics_address.or(other.metrics_address),
+            install_cni: self.install_cni.or(other.install_cni),
+            cni_bin_dir: self.cni_bin_dir.or(other.cni_bin_dir),
+            cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
+            sysctl_dir: self.sysctl_dir.or(other.sysctl_dir),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
             log_drops: self.log_drops.or(other.log_drops),
@@ -273,6 +334,8 @@ impl Settings {
             node_name,
             cluster_source: self.cluster_source.unwrap_or_default(),
             cluster_file: self.cluster_file.unwrap_or_else(|| DEFAULT_CLUSTER_FILE.into()),
+            etcd: self.etcd.check()?,
+            kubernetes: self.kubernetes.check()?,
             uplinks,
             run_dir: absolute("runDir", self.run_dir, DEFAULT_RUN_DIR)?,
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,
@@ -287,6 +350,11 @@ impl Settings {
             vxlan_port,
             routed: self.routed.unwrap_or(false),
             masquerade: self.masquerade.unwrap_or(true),
+            metrics_address: address("metricsAddress", self.metrics_address, DEFAULT_METRICS_ADDRESS)?,
+            install_cni: self.install_cni.unwrap_or(false),
+            cni_bin_dir: absolute("cniBinDir", self.cni_bin_dir, DEFAULT_CNI_BIN_DIR)?,
+            cni_conf_dir: absolute("cniConfDir", self.cni_conf_dir, DEFAULT_CNI_CONF_DIR)?,
+            sysctl_dir: absolute("sysctlDir", self.sysctl_dir, DEFAULT_SYSCTL_DIR)?,
             log_level,
             log_format,
             log_drops: self.log_drops.unwrap_or(false),
@@ -317,6 +385,19 @@ fn absolute(key: &str, value: Option<PathBuf>, default: &str) -> anyhow::Result<
     let path = value.unwrap_or_else(|| default.into());
     ensure!(path.is_absolute(), "{key}: {} is not an absolute path", path.display());
     Ok(path)
+}
+
+fn address(key: &str, value: Option<String>, default: &str) -> anyhow::Result<Option<SocketAddr>> {
+    let text = value.as_deref().unwrap_or(default);
+    if text == "off" {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(address) => Ok(Some(address)),
+        Err(_) => {
+            bail!("{key}: \"{text}\" is not an IP address and a port: use {default}, [::1]:9844 or off")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -361,10 +442,20 @@ mod tests {
                 "clusterSource: consul",
                 "clusterSource: unknown variant `consul`, expected one of `file`, `kubernetes`, `etcd`",
             ),
+            (
+                "kubernetes: {server: '10.0.0.1:6443'}",
+                "kubernetes.server: \"10.0.0.1:6443\" is not a server's URL: write it like https://",
+            ),
+            ("kubernetes: {config: a}", "unknown field `config`, expected `kubeconfig` or `server`"),
             ("vni: 0", "vni: 0 is out of range: 1 to 16777215"),
             ("vxlanPort: 0", "vxlanPort: 0 is not a port"),
             ("tunnel: maybe", "tunnel: unknown variant `maybe`, expected one of `auto`, `always`, `never`"),
             ("xdp: fast", "xdp: unknown variant `fast`, expected one of `off`, `generic`, `native`"),
+            (
+                "metricsAddress: \"9844\"",
+                "metricsAddress: \"9844\" is not an IP address and a port: use 127.0.0.1",
+            ),
+            ("cniBinDir: bin", "cniBinDir: bin is not an absolute path"),
             ("logLevel: loud", "logLevel: \"loud\" is not a level: use error, warn"),
             ("logFormat: xml", "logFormat: \"xml\" is not a format: use text or json"),
             ("runDir: here", "runDir: here is not an absolute path"),

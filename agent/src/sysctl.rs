@@ -1,21 +1,37 @@
 //! Kernel settings under `/proc/sys/net`: those of the calling thread's network namespace.
 
 use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
+
+/// Where they are, if not at `/proc/sys`: in a container that is read-only, and the node's own is mounted elsewhere.
+static DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where they are, for the whole process; the first call counts.
+pub(crate) fn use_dir(dir: PathBuf) {
+    DIR.get_or_init(|| dir);
+}
+
+fn path(key: &str) -> PathBuf {
+    DIR.get().map_or_else(|| PathBuf::from("/proc/sys"), PathBuf::clone).join(key)
+}
 
 /// Sets a key, such as `net/ipv4/ip_forward`, where it differs. A key that does not exist (a kernel without IPv6) is
 /// left alone.
 pub(crate) fn ensure(key: &str, value: &str) -> anyhow::Result<()> {
-    match read(key)? {
-        Some(now) if now != value => set(key, value),
-        _ => Ok(()),
-    }
+    if differs(key, value)?.is_some() { set(key, value) } else { Ok(()) }
+}
+
+/// What a key is set to, where it exists and is set to something else.
+pub(crate) fn differs(key: &str, value: &str) -> anyhow::Result<Option<String>> {
+    Ok(read(key)?.filter(|now| now != value))
 }
 
 /// What a key is set to; `None` where it does not exist.
 pub(crate) fn read(key: &str) -> anyhow::Result<Option<String>> {
-    match fs_err::read_to_string(format!("/proc/sys/{key}")) {
+    match fs_err::read_to_string(path(key)) {
         Ok(value) => Ok(Some(value.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", name(key))),
@@ -24,7 +40,7 @@ pub(crate) fn read(key: &str) -> anyhow::Result<Option<String>> {
 
 /// Sets a key.
 pub(crate) fn set(key: &str, value: &str) -> anyhow::Result<()> {
-    fs_err::write(format!("/proc/sys/{key}"), value).with_context(|| format!("setting {}={value}", name(key)))
+    fs_err::write(path(key), value).with_context(|| format!("setting {}={value}", name(key)))
 }
 
 /// A key as the command `sysctl` writes it: dots in a device's name stand as slashes there.

@@ -39,8 +39,24 @@ impl<A: Copy> FlowKey<A> {
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FlowEntry {
+    /// Something that this version does not know, in the other one's tests.
+    #[cfg(feature = "other-version")]
+    pub unknown: u64,
     /// When the stack last sent a packet of the other direction: `CLOCK_MONOTONIC`, in nanoseconds.
     pub last_seen: u64,
+}
+
+impl FlowEntry {
+    /// The stack has just sent a packet of the other direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen(now: u64) -> Self {
+        Self {
+            #[cfg(feature = "other-version")]
+            unknown: 0,
+            last_seen: now,
+        }
+    }
 }
 
 /// The one value of the map `flow_gate`: whether there may be entries in `stack_flows4` or `stack_flows6`. While it is
@@ -49,8 +65,15 @@ pub struct FlowEntry {
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FlowGate {
-    /// 1 while there may be entries, else 0. The programs set it, the agent clears it.
+    /// 1 while there may be entries, else 0. The programs set it, the agent clears it. [`FlowGate::ALL`] while an agent
+    /// takes over from one with another map layout.
     pub open: u32,
+}
+
+impl FlowGate {
+    /// Every flow between pods goes through the stack: some programs still note flows in maps of another layout, which
+    /// those at ingress cannot read.
+    pub const ALL: u32 = 2;
 }
 
 /// The bits of `skb->mark` by which the programs at ingress speak to those at egress. They are none of those that

@@ -28,8 +28,9 @@ pub use tunnel::TunnelEntry;
 pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's
-/// type that an older program or agent would misread gets a new one.
-pub const LAYOUT: &str = "v1";
+/// type that an older program or agent would misread gets a new one. An agent takes over what it finds under another
+/// layout's name, which is always `v` and a number.
+pub const LAYOUT: &str = if cfg!(feature = "other-version") { "v999" } else { "v1" };
 
 /// Marks types whose bytes may be copied to and from a map: no padding, no invalid bit patterns.
 ///

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    helpers::{bpf_csum_update, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 
@@ -21,6 +21,10 @@ pub trait Packet {
 
     /// The frame that starts `base` bytes into the packet; `None` where it is shorter than its headers.
     fn frame<H>(&self, base: usize) -> Option<Frame<H>>;
+
+    /// Tells that the sum over the packet has changed by so much (one's complement), where hardware has worked it out
+    /// (`CHECKSUM_COMPLETE`).
+    fn sum_changed(&self, by: u32);
 
     /// Some bytes, copied; `None` where the packet is too short. For cold paths: it does not end a [`Frame`]'s life.
     fn load<T: Copy>(&self, offset: usize) -> Option<T>;
@@ -44,6 +48,12 @@ impl Packet for TcContext {
     }
 
     #[inline(always)]
+    fn sum_changed(&self, by: u32) {
+        // SAFETY: a helper call on the program's own context; it fails where nothing was worked out.
+        unsafe { bpf_csum_update(self.skb.skb, by) };
+    }
+
+    #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         self.skb.load(offset).ok()
     }
@@ -64,6 +74,10 @@ impl Packet for XdpContext {
     fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
         Frame::within(self.data(), self.data_end(), base)
     }
+
+    /// There is no skb yet that could hold such a sum.
+    #[inline(always)]
+    fn sum_changed(&self, _by: u32) {}
 
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {

@@ -63,6 +63,8 @@ mod tests {
     impl Packet for Bytes {
         const LAST: bool = true;
 
+        fn sum_changed(&self, _by: u32) {}
+
         fn size(&self) -> u32 {
             self.0.len() as u32
         }

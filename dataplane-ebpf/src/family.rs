@@ -176,12 +176,16 @@ pub trait Family: Copy {
     /// The MTU in an ICMP error that says that a packet was too big for a link; `None` for other messages.
     fn icmp_too_big(message: &IcmpHeader) -> Option<u32>;
 
+    /// By how much that changes the sum over the packet (one's complement): an IPv4 header's own checksum balances it.
+    const HOP_LIMIT_SUM: u32;
+
     /// Takes one off the hop limit, which is above 1, and keeps the checksum right.
     fn decrement_hop_limit(frame: &mut Frame<Self>);
 }
 
 impl Family for Ipv4Header {
     type Address = Ip4;
+    const HOP_LIMIT_SUM: u32 = 0;
 
     #[inline(always)]
     fn version_matches(&self) -> bool {
@@ -273,6 +277,8 @@ impl Family for Ipv4Header {
 
 impl Family for Ipv6Header {
     type Address = Ip6;
+    /// The hop limit is the second byte of its 16-bit word.
+    const HOP_LIMIT_SUM: u32 = !(1u16.to_be() as u32);
 
     #[inline(always)]
     fn version_matches(&self) -> bool {

@@ -49,8 +49,11 @@ pub fn find_pod<F: Lookup, P: Packet>(
 
 /// Makes the frame that a packet has come in the pod's: one hop less, and its MAC addresses.
 #[inline(always)]
-pub fn hand_over<F: Family>(frame: &mut Frame<F>, pod: &PodEntry) {
+pub fn hand_over<F: Family>(packet: &impl Packet, frame: &mut Frame<F>, pod: &PodEntry) {
     F::decrement_hop_limit(frame);
+    if F::HOP_LIMIT_SUM != 0 {
+        packet.sum_changed(F::HOP_LIMIT_SUM);
+    }
     // SAFETY: a frame is within the packet's bounds.
     unsafe { address_to_pod(frame.ethernet(), pod) };
 }

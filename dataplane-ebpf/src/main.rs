@@ -140,7 +140,7 @@ fn receive_wrapped<F: OuterHeader>(ctx: &TcContext) -> Result<Forward<'static>, 
 fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let pod = from_wire::find_pod(ctx, 0, &frame)?;
-    from_wire::hand_over(&mut frame, pod);
+    from_wire::hand_over(ctx, &mut frame, pod);
     Ok(Forward::ToPod(pod))
 }
 

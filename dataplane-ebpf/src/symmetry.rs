@@ -27,6 +27,7 @@ const REFRESH: u64 = 1_000_000_000;
 pub fn check<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> Result<(), Exit> {
     match flow_gate.get(0) {
         Some(FlowGate { open: 0 }) | None => Ok(()),
+        Some(FlowGate { open: FlowGate::ALL }) => Err(PassReason::StackFlow.into()),
         Some(_) => match judge(packet, base, ip) {
             FREE => Ok(()),
             STACK => Err(PassReason::StackFlow.into()),
@@ -77,6 +78,9 @@ pub fn is_about_fast_path<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) 
 #[inline(never)]
 fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
     let start = base + Frame::<F>::HEAD_LEN;
+    if matches!(flow_gate.get(0), Some(FlowGate { open: FlowGate::ALL })) {
+        return STACK;
+    }
     if ip.has_options() || ip.is_fragment() || !packet.load(start).is_some_and(F::icmp_is_error) {
         return STACK;
     }
@@ -104,7 +108,7 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     let now = unsafe { bpf_ktime_get_ns() };
     match F::flow(&key) {
         Some(flow) if now.wrapping_sub(flow.last_seen) < REFRESH => {}
-        _ => F::note_flow(&key, &FlowEntry { last_seen: now }),
+        _ => F::note_flow(&key, &FlowEntry::seen(now)),
     }
     // Behind the entry: whoever sees the gate open finds the entry.
     if let Some(gate) = flow_gate.get_ptr_mut(0) {

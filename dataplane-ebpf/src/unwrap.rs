@@ -62,7 +62,7 @@ fn unwrap<F: OuterHeader, G: OuterHeader>(ctx: &TcContext) -> Result<&'static Po
     }
     // The outer Ethernet header is left, and the inner one gone.
     let mut frame = ctx.frame::<G>(0).ok_or(DropReason::RedirectFailed)?;
-    hand_over(&mut frame, pod);
+    hand_over(ctx, &mut frame, pod);
     // SAFETY: the frame is within the packet's bounds.
     unsafe { (*frame.ethernet()).ether_type = G::ETHER_TYPE };
     Ok(pod)

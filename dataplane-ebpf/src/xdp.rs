@@ -59,7 +59,7 @@ fn forward_frame<F: Carrier>(ctx: &XdpContext) -> Result<&'static PodEntry, Exit
         None => {}
     }
     let pod = find_pod::<F, _>(ctx, 0, &frame)?;
-    hand_over(&mut frame, pod);
+    hand_over(ctx, &mut frame, pod);
     Ok(pod)
 }
 
@@ -85,7 +85,7 @@ fn strip<F: Lookup>(ctx: &XdpContext, base: usize) -> Result<&'static PodEntry, 
         return Err(PassReason::Malformed.into());
     }
     let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    hand_over(&mut frame, pod);
+    hand_over(ctx, &mut frame, pod);
     Ok(pod)
 }
 

@@ -33,6 +33,18 @@ impl Binaries {
         Ok(binaries)
     }
 
+    /// The agent in another version, with another map layout and newer records, for upgrades and downgrades.
+    pub fn other_podlane(&self) -> anyhow::Result<PathBuf> {
+        let other = self.podlane.with_file_name("podlane-other");
+        ensure!(
+            other.is_file(),
+            "{} is missing: build it with `cargo build -p podlane --features other-version --bin podlane-other`, as \
+             `cargo xtask test` does",
+            other.display(),
+        );
+        Ok(other)
+    }
+
     /// The binaries in `PODLANE_BIN_DIR`, else those beside the running test executable's folder (`target/debug`).
     pub fn find() -> anyhow::Result<Self> {
         if let Some(dir) = std::env::var_os(Self::DIR_VARIABLE) {

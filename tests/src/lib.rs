@@ -18,10 +18,13 @@ pub mod bench;
 mod binaries;
 mod cells;
 pub mod contender;
+pub mod helm;
 pub mod lab;
+pub mod manifest;
 pub mod probe;
 mod run;
 pub mod services;
+pub mod sources;
 mod topology;
 
 pub use binaries::Binaries;

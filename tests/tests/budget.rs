@@ -19,12 +19,12 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to twice as many as later ones.
 const PROGRAMS: [(Hook, u32, u32); 6] = [
-    (Hook::FromPod, 3000, 17000),
+    (Hook::FromPod, 3000, 25000),
     (Hook::FromWire, 5800, 45000),
-    (Hook::FromOverlay, 3050, 11000),
-    (Hook::XdpFromWire, 4300, 27000),
-    (Hook::ToPod, 2000, 5000),
-    (Hook::ToWire, 2000, 5000),
+    (Hook::FromOverlay, 3050, 14500),
+    (Hook::XdpFromWire, 4400, 45000),
+    (Hook::ToPod, 2000, 6500),
+    (Hook::ToWire, 2000, 6500),
 ];
 
 /// Most kernel memory of all maps together, in bytes, with [`PODS`] local pods and [`NODES`] peer nodes in both families.

@@ -155,8 +155,15 @@ fn section_2_check_finds_every_kind_of_damage() -> anyhow::Result<()> {
         let line = damage.replace("10.244.1.X", &address).replace("HOST", host);
         let namespace = if in_pod { &sandbox.namespace } else { node.namespace() };
         namespace.command(line.split(' ')).read()?;
-        let failure = refused(check, 103).context(line)?;
-        ensure!(failure.text().contains(word), "{damage}: {failure:?}");
+        let answer = check.clone().make()?;
+        if answer.0.code == Some(0) && !in_pod {
+            // Mended by then: the agent looks after the node's side.
+            let repairs = node.agent()?.status()?.0["repairs"].to_string();
+            ensure!(repairs.contains(word), "{damage} was neither found nor mended: {repairs}");
+        } else {
+            let failure = answer.failure().context(line)?;
+            ensure!(failure.code == 103 && failure.text().contains(word), "{damage}: {failure:?}");
+        }
         node.call("DEL", "a", &sandbox)?.make()?.success()?;
     }
     // What the runtime believes is compared too.

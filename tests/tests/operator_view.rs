@@ -107,7 +107,9 @@ fn status_names_node_peers_and_pods() -> anyhow::Result<()> {
     assert_eq!(status["uplinks"], serde_json::json!(["uplink"]), "{status}");
     assert_eq!(status["podCIDRs"], serde_json::json!(["10.244.1.0/24"]), "{status}");
     assert_eq!(status["peers"][0]["name"], "node2", "{status}");
-    assert_eq!(status["problems"], serde_json::json!([]), "{status}");
+    for list in ["problems", "warnings", "repairs"] {
+        assert_eq!(status[list], serde_json::json!([]), "{status}");
+    }
     let text = agent.cli(["status"])?.success()?;
     assert!(text.contains("node1") && text.contains("node2"), "{text}");
     Ok(())

@@ -9,7 +9,7 @@ use podlane_tests::lab::{Node, Pod};
 use podlane_tests::probe::path::{Family, Path};
 use podlane_tests::probe::{pins, tcp, udp};
 use podlane_tests::services::{Rules, Service};
-use podlane_tests::{Cells, Lab, Topology};
+use podlane_tests::{Binaries, Cells, Lab, Topology};
 
 /// The link in the middle.
 const SMALL: u32 = 1400;
@@ -18,17 +18,33 @@ struct Fixture {
     lab: Lab,
     client: Pod,
     server: Pod,
+    /// What the overlay takes of a link's MTU.
+    overhead: u32,
 }
 
-fn fixture(topology: Topology) -> anyhow::Result<Fixture> {
+fn fixture(topology: Topology, outer: Family) -> anyhow::Result<Fixture> {
     let builder = topology.lab()?;
-    let lab = match topology {
-        Topology::Direct => builder.build()?,
-        Topology::Routed | Topology::Vxlan => builder.middle_mtu(SMALL).build()?,
+    let builder = match topology {
+        Topology::Direct => builder,
+        Topology::Routed | Topology::Vxlan => builder.middle_mtu(SMALL),
+    };
+    // Ethernet, VXLAN, UDP and an IP header around a packet.
+    let (lab, overhead) = match outer {
+        Family::V4 => (builder.build()?, 50),
+        Family::V6 => {
+            let lab = builder.podlane_stopped(Binaries::find()?).build()?;
+            let mut cluster = lab.cluster();
+            for node in &mut cluster.nodes {
+                node.addresses.retain(IpAddr::is_ipv6);
+            }
+            lab.write_cluster(&cluster)?;
+            lab.start_agents()?;
+            (lab, 70)
+        }
     };
     let [client] = lab.node(1).ready_pods(["client"])?;
     let [server] = lab.node(2).ready_pods(["server"])?;
-    Ok(Fixture { lab, client, server })
+    Ok(Fixture { lab, client, server, overhead })
 }
 
 impl Fixture {
@@ -133,10 +149,9 @@ fn too_big(fixture: &Fixture, topology: Topology, stack: Stack, family: Family) 
     let path_mtu = match topology {
         Topology::Direct => 1500,
         Topology::Routed => SMALL,
-        // Ethernet, VXLAN, UDP and an IPv4 header around it.
-        Topology::Vxlan => SMALL - 50,
+        Topology::Vxlan => SMALL - fixture.overhead,
     };
-    let link_mtu = if topology == Topology::Vxlan { 1450 } else { 1500 };
+    let link_mtu = if topology == Topology::Vxlan { 1500 - fixture.overhead } else { 1500 };
     let fitting = |mtu: u32| anyhow::Ok(usize::try_from(mtu)? - family.header_len() - 8);
     let target = sink.local_addr()?;
     // Larger than the pod's link: its own kernel refuses.
@@ -161,7 +176,12 @@ fn too_big(fixture: &Fixture, topology: Topology, stack: Stack, family: Family) 
 }
 
 fn run(topology: Topology, stack: Stack) -> anyhow::Result<()> {
-    let fixture = fixture(topology)?;
+    run_by(topology, stack, Family::V4)
+}
+
+/// With the overlay's outer packets of that family.
+fn run_by(topology: Topology, stack: Stack, outer: Family) -> anyhow::Result<()> {
+    let fixture = fixture(topology, outer)?;
     match stack {
         Stack::Unused => {}
         Stack::Used => fixture.open_gate()?,
@@ -246,4 +266,10 @@ fn vxlan_beside_stack_flows() -> anyhow::Result<()> {
 #[test]
 fn vxlan_without_programs() -> anyhow::Result<()> {
     run(Topology::Vxlan, Stack::Only)
+}
+
+/// Nodes that know each other by IPv6 only.
+#[test]
+fn vxlan_over_ipv6() -> anyhow::Result<()> {
+    run_by(Topology::Vxlan, Stack::Unused, Family::V6)
 }

@@ -70,7 +70,9 @@ fn the_units_capabilities_are_enough_and_documented() -> anyhow::Result<()> {
     assert_eq!(failures(&ping::ping_pairs(&lab.pod_pairs(), || {})), Vec::<String>::new());
     let node = lab.node(1);
     node.agent()?.restart()?;
-    ensure!(node.agent()?.status()?.0["problems"] == serde_json::json!([]));
+    for list in ["problems", "warnings"] {
+        ensure!(node.agent()?.status()?.0[list] == serde_json::json!([]));
+    }
     node.del_pods(&["a", "b"])
 }
 

@@ -1,5 +1,7 @@
-//! `cargo xtask bench`: Podlane against other pod networks, and its programs by themselves.
+//! `cargo xtask bench`: Podlane against other pod networks, its programs by themselves, and its CNI plugin against
+//! others.
 
+mod cni;
 mod machine;
 mod network;
 mod plan;
@@ -7,6 +9,7 @@ mod plots;
 mod programs;
 mod readme;
 mod report;
+mod scale;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -50,14 +53,29 @@ struct How {
 enum Only {
     /// Only what each program costs, in nanoseconds per packet
     Programs(How),
+    /// Only how fast pods are attached and detached, beside the bridge and ptp plugins
+    Cni(How),
+    /// Only an agent in a cluster of thousands of nodes, from each source
+    Scale(How),
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Parts {
+    programs: bool,
+    network: bool,
+    cni: bool,
 }
 
 /// Builds what is missing, goes on as root, and measures.
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let BenchArgs { only, how, readme } = args;
-    let (how, network) = match only {
-        Some(Only::Programs(how)) => (how, false),
-        None => (how, true),
+    let nothing = Parts { programs: false, network: false, cni: false };
+    let (how, parts) = match only {
+        Some(Only::Scale(how)) => return scale::run(how),
+        Some(Only::Programs(how)) => (how, Parts { programs: true, ..nothing }),
+        Some(Only::Cni(how)) => (how, Parts { cni: true, ..nothing }),
+        None => (how, Parts { programs: true, network: true, cni: true }),
     };
     let out = match how.out {
         Some(folder) => std::path::absolute(&folder)?,
@@ -68,30 +86,38 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     }
     setup::ensure(Scope::Lab)?;
     let binaries = build::binaries(Profile::Release)?;
-    let programs = build::programs_bench()?;
+    let programs = if parts.programs { Some(build::programs_bench()?) } else { None };
     privilege::become_root("the benches build network namespaces and load eBPF programs")?;
     let plan = if how.quick { Plan::QUICK } else { Plan::FULL };
-    measure(&plan, &binaries, &programs, &out, network)
+    measure(&plan, parts, &binaries, programs.as_deref(), &out)
 }
 
-fn measure(plan: &Plan, binaries: &Path, programs: &Path, out: &Path, network: bool) -> Result<()> {
+fn measure(plan: &Plan, parts: Parts, binaries: &Path, programs: Option<&Path>, out: &Path) -> Result<()> {
     let begun = Instant::now();
-    let mut report = Report::about_this_machine(plan)?;
-    heading("Programs");
-    let measured = programs::measure(programs, plan)?;
-    report.programs = measured.sizes;
-    report.rows = measured.rows;
-    if network {
-        heading("Contenders");
-        let measured = network::measure(&Binaries::in_dir(binaries)?, programs, plan)?;
-        report.contenders = measured.contenders;
-        report.rows.extend(measured.rows);
+    let mut report = Report::about_this_machine(plan, parts)?;
+    let binaries = Binaries::in_dir(binaries)?;
+    if let Some(programs) = programs {
+        heading("Programs");
+        let measured = programs::measure(programs, plan)?;
+        report.programs = measured.sizes;
+        report.rows = measured.rows;
+        if parts.network {
+            heading("Contenders");
+            let measured = network::measure(&binaries, programs, plan)?;
+            report.contenders = measured.contenders;
+            report.rows.extend(measured.rows);
+        }
+        report.targets = targets::all(&report.rows, parts.network);
     }
-    report.targets = targets::all(&report.rows, network);
+    if parts.cni {
+        heading("CNI plugins");
+        report.rows.extend(cni::measure(&binaries, plan)?);
+        report.targets.extend(cni::targets(&report.rows));
+    }
     fs_err::create_dir_all(out)?;
     report.write(out)?;
     println!("{}", report.text());
-    if network {
+    if parts.network {
         plots::draw(&report, out).context("drawing the plots")?;
     }
     println!("\nWritten to {} ({}).", out.display(), seconds(begun.elapsed()));

@@ -45,6 +45,22 @@ pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Builds the other version of the agent, which the tests upgrade to and downgrade from, beside the binaries.
+pub(crate) fn other_version() -> Result<()> {
+    if privilege::is_prepared() {
+        return Ok(());
+    }
+    progress::run_quietly(
+        "building podlane-other (dev)",
+        workspace::cargo().args(["build", "--package", "podlane", "--bin", "podlane-other"]).args([
+            "--features",
+            "other-version",
+            "--profile",
+            Profile::Dev.name(),
+        ]),
+    )
+}
+
 /// Builds the bench of the programs and returns its path.
 pub(crate) fn programs_bench() -> Result<PathBuf> {
     let target = workspace::target_dir()?.join(Profile::Release.folder());

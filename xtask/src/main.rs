@@ -6,7 +6,10 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod e2e_kubernetes;
+mod image;
 mod kernels;
+mod manifest;
 mod privilege;
 mod progress;
 mod setup;
@@ -35,8 +38,14 @@ enum Task {
     Test(test::TestArgs),
     /// Build a cluster of network namespaces and show pods talking through eBPF
     Demo(demo::DemoArgs),
+    /// Run the tests of the Kubernetes source against a real kube-apiserver, which is built and cached
+    E2eKubernetes(e2e_kubernetes::E2eKubernetesArgs),
     /// Boot older and newer kernels in a virtual machine and run the packet tests in them
     Kernels(kernels::KernelsArgs),
+    /// Build the container image
+    Image(image::ImageArgs),
+    /// Render the plain Kubernetes manifest from the Helm chart
+    Manifest(manifest::ManifestArgs),
     /// Measure the dataplane against other pod networks, and its programs by themselves
     Bench(bench::BenchArgs),
 }
@@ -55,7 +64,10 @@ fn run(cli: Cli) -> Result<()> {
     match cli.task {
         Task::Setup(args) => setup::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::E2eKubernetes(args) => e2e_kubernetes::run(&args),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Image(args) => image::run(&args),
+        Task::Manifest(args) => manifest::run(&args),
         Task::Demo(args) => {
             lab("the demo builds network namespaces and loads eBPF programs")?;
             demo::run(args)

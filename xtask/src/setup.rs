@@ -32,6 +32,8 @@ pub(crate) enum Scope {
     Build,
     /// Build and run the lab: root, its tools and a kernel that can run the programs.
     Lab,
+    /// Build a kube-apiserver: no root, any kernel.
+    KubeApiserver,
     /// Boot other kernels in a virtual machine: no root, any kernel.
     Kernels,
 }

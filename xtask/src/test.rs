@@ -1,6 +1,6 @@
 //! `cargo xtask test`: format, lints, unit tests, then packets and pods on this machine's kernel.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 use std::process::Command;
 use std::time::Instant;
@@ -102,10 +102,11 @@ impl Section {
             }
             Self::Binaries => {
                 let folder = build::binaries(Profile::Dev)?;
-                println!("podlane and podlane-cni are in {}", folder.display());
+                build::other_version()?;
+                println!("podlane, podlane-cni and podlane-other are in {}", folder.display());
                 Ok(())
             }
-            Self::Lab => lab(rest),
+            Self::Lab => lab(&[], &[], rest),
         }
     }
 }
@@ -141,15 +142,19 @@ fn color() -> &'static str {
     if std::io::stderr().is_terminal() { "--color=always" } else { "--color=never" }
 }
 
-fn lab(rest: &[OsString]) -> Result<()> {
-    let package = ["--package", LAB_PACKAGE];
-    compile_tests(&package)?;
+/// Runs the tests of the lab: all, or those of one program (`--test NAME`), with more in their environment.
+pub(crate) fn lab(program: &[&str], environment: &[(&OsStr, &OsStr)], rest: &[OsString]) -> Result<()> {
+    let selection: Vec<&str> = ["--package", LAB_PACKAGE].iter().chain(program).copied().collect();
+    compile_tests(&selection)?;
     let mut command = workspace::cargo();
-    command.arg("test").args(package);
+    command.arg("test").args(selection).envs(environment.iter().copied());
     // Cargo stays the user; only the test programs run as root.
     let runner = privilege::test_runner()?;
     if !runner.is_empty() {
-        let words: Vec<_> = runner.iter().map(|word| word.to_string_lossy()).collect();
+        let variables = environment
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()).into());
+        let words: Vec<_> = runner.iter().map(|word| word.to_string_lossy()).chain(variables).collect();
         command.arg("--config").arg(format!("target.'cfg(all())'.runner={}", serde_json::to_string(&words)?));
     }
     show(command.arg("--").args(rest))

@@ -13,13 +13,14 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
-use crate::pods::PodManager;
+use crate::pods::{PodManager, Record};
 
 pub use socket::{Socket, bind};
 
@@ -32,10 +33,22 @@ pub const DEFAULT_SOCKET: &str = "/run/podlane/agent.sock";
 pub trait StatusSource: Send + Sync {
     /// The answer to `GET /v1/status`.
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
-    /// Why the agent is not ready to attach pods, or not healthy; empty when it is: the answer to `GET /healthz`.
+    /// What keeps this node's pods from being attached or reached; empty when nothing does: the answer to
+    /// `GET /healthz`.
     fn problems(&self) -> BoxFuture<'_, Vec<String>>;
-    /// Whether it has started: then a problem may concern pods that are there.
+    /// What else is wrong: things that do not keep this node's pods from being attached or reached.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The labels of an attachment's pod, where the cluster source knows them.
+    fn labels(&self, _record: &Record) -> Option<BTreeMap<String, String>> {
+        None
+    }
+    /// Whether it has started, the answer to `GET /readyz`: from then on pods can be attached, and a problem may concern
+    /// pods that are there.
     fn started(&self) -> bool;
+    /// Compares everything with what should be and mends it, now: `POST /v1/reconcile`.
+    fn reconcile(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
 /// Serves the API until `shutdown` resolves; then lets the running requests end and removes the socket.

@@ -1,5 +1,6 @@
 //! The paths of the API. Every error has the same body: `{"code", "msg", "details"?}`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -8,6 +9,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::StatusSource;
@@ -26,7 +28,10 @@ pub(super) fn router(manager: PodManager, status: Arc<dyn StatusSource>) -> Rout
         .route("/v1/attachments/{container_id}/{if_name}", axum::routing::delete(detach))
         .route("/v1/attachments/{container_id}/{if_name}/check", get(check))
         .route("/v1/status", get(status_of))
+        .route("/v1/reconcile", post(reconcile))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/livez", get(async || Json(json!({ "live": true }))))
         .fallback(async |uri: Uri| {
             let error =
                 Error::new(code::INVALID_CONFIG, format!("no such path: {}; see docs/api.md", uri.path()));
@@ -67,8 +72,18 @@ async fn attach(State(agent): State<Agent>, body: Bytes) -> Result<(StatusCode, 
     agent.manager.attach(request).await.map(|record| (StatusCode::CREATED, Json(record))).map_err(Refusal)
 }
 
-async fn list(State(agent): State<Agent>) -> Json<Vec<Record>> {
-    Json(agent.manager.records())
+/// A record, and what the cluster says of its pod.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+async fn list(State(agent): State<Agent>) -> Json<Vec<Listed>> {
+    let listed = |record| Listed { labels: agent.status.labels(&record), record };
+    Json(agent.manager.records().into_iter().map(listed).collect())
 }
 
 async fn detach(
@@ -98,4 +113,19 @@ async fn healthz(State(agent): State<Agent>) -> (StatusCode, Json<Value>) {
             json!({ "healthy": problems.is_empty(), "ready": agent.status.started(), "problems": problems }),
         ),
     )
+}
+
+async fn readyz(State(agent): State<Agent>) -> (StatusCode, Json<Value>) {
+    if agent.status.started() {
+        return (StatusCode::OK, Json(json!({ "ready": true, "problems": [] })));
+    }
+    let problems = agent.status.problems().await;
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "problems": problems })))
+}
+
+async fn reconcile(State(agent): State<Agent>) -> Result<Json<Value>, Refusal> {
+    match agent.status.reconcile().await {
+        Ok(()) => Ok(Json(agent.status.status().await)),
+        Err(error) => Err(Refusal(Error::new(code::TRY_AGAIN_LATER, format!("{error:#}")))),
+    }
 }

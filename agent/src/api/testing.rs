@@ -28,6 +28,10 @@ impl StatusSource for TestStatus {
         self.ready.load(Ordering::Relaxed)
     }
 
+    fn reconcile(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn problems(&self) -> BoxFuture<'_, Vec<String>> {
         let ready = self.ready.load(Ordering::Relaxed);
         Box::pin(async move { if ready { vec![] } else { vec!["still starting".to_owned()] } })
@@ -58,7 +62,8 @@ impl TestAgent {
         }));
         let run_dir = tempfile::tempdir().unwrap();
         let fast_path = Arc::<MemoryFastPath>::default();
-        let manager = PodManager::new(netlink, fast_path, run_dir.path(), receiver).unwrap();
+        let manager =
+            PodManager::new(netlink, fast_path, run_dir.path(), receiver, Default::default()).unwrap();
         let status = Arc::<TestStatus>::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let socket = bind(&run_dir.path().join(SOCKET_NAME)).unwrap();

@@ -1,7 +1,9 @@
 //! `podlane agent`: the daemon.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -14,18 +16,27 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
+};
+use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use super::service;
 use crate::{
     api::{self, StatusSource},
-    cluster,
+    cluster::{self, PodDirectory, Surroundings},
+    cni::Installation,
     config::{Config, LogFormat, Settings, TunnelSetting},
     datapath::{Datapath, Options},
+    metrics,
     netlink::Netlink,
-    node::{NodeStatus, NodeTask, OVERLAY_DEVICE},
-    pods::PodManager,
+    node::{NodeStatus, NodeTask, OVERLAY_DEVICE, PassRequest},
+    pods::{PodManager, Record},
+    repairs::Repairs,
 };
 
 /// Settings come from flags, then the environment, then the config file, then defaults.
@@ -59,6 +70,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let socket_path = config.run_dir.join(api::SOCKET_NAME);
     let socket = api::bind(&socket_path)?;
     crate::failpoint::look_in(&config.run_dir);
+    crate::rcu::prepare(&config.run_dir);
+    crate::sysctl::use_dir(config.sysctl_dir.clone());
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {
         bpf_dir: config.bpf_dir.clone(),
@@ -77,13 +90,26 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (network_sender, network) = watch::channel(None);
     let (status_sender, node_status) = watch::channel(NodeStatus::default());
-    let manager = PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network)?;
+    let repairs = Repairs::default();
+    let manager =
+        PodManager::new(netlink.clone(), datapath.clone(), &config.run_dir, network, repairs.clone())?;
     let (updates_sender, updates) = mpsc::channel(1);
-    let source = cluster::start(&config, updates_sender)?;
+    let (ready_sender, ready) = watch::channel(false);
+    let pods = PodDirectory::default();
+    let source = cluster::start(&config, updates_sender, Surroundings { ready, pods: pods.clone() })?;
+    let (cluster_source, metrics_address) = (config.cluster_source, config.metrics_address);
+    let installation = config.install_cni.then(|| Installation {
+        plugin: None,
+        bin_dir: config.cni_bin_dir.clone(),
+        conf_dir: config.cni_conf_dir.clone(),
+        socket: socket_path.clone(),
+    });
     let node_name = config.node_name.clone();
     let overlay = Overlay { tunnel: config.tunnel, vni: config.vni, port: config.vxlan_port };
-    let task = NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender);
-    let mut node = tokio::spawn(task.run(updates));
+    let task =
+        NodeTask::new(config, netlink, datapath.clone(), network_sender, status_sender, repairs.clone());
+    let (passes, pass_requests) = mpsc::channel(1);
+    let mut node = tokio::spawn(task.run(updates, pass_requests));
 
     let restored = Arc::new(OnceLock::new());
     let status = Status {
@@ -93,20 +119,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         manager: manager.clone(),
         node: node_status,
         restored: restored.clone(),
+        repairs,
+        passes,
+        pods,
     };
     let status = Arc::new(status);
+    let around = Around::start(&status, cluster_source, metrics_address, installation);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         stopped.await.ok();
     };
     let mut server = tokio::spawn(api::serve(socket, manager.clone(), status.clone(), shutdown));
-    let reporting = tokio::spawn(service::report(status, socket_path));
+    let reporting = tokio::spawn(service::report(status, socket_path, ready_sender));
 
     let report = manager.restore().await.context("restoring the attachments")?;
     for problem in &report.problems {
         tracing::warn!(problem, "an attachment was not restored");
     }
     restored.get_or_init(|| report.problems);
+    let mut keeper = tokio::spawn(async move { manager.keep().await });
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -114,14 +145,48 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping; traffic goes on"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping; traffic goes on"),
         ended = &mut node => ended.context("the node task died")??,
+        ended = &mut keeper => ended.context("the task that looks after the pods died")??,
         ended = &mut server => return ended.context("the API task died")?,
     }
     service::stopping();
     reporting.abort();
+    around.stop();
     source.abort();
     node.abort();
+    keeper.abort();
     stop.send(()).ok();
     server.await.context("the API task died")?
+}
+
+/// What runs beside the agent's work.
+struct Around(Vec<tokio::task::JoinHandle<()>>);
+
+impl Around {
+    fn start(
+        status: &Arc<Status>,
+        cluster_source: cluster::SourceSetting,
+        metrics_address: Option<SocketAddr>,
+        installation: Option<Installation>,
+    ) -> Self {
+        let sources = metrics::Sources {
+            datapath: status.datapath.clone(),
+            manager: status.manager.clone(),
+            node: status.node.clone(),
+            status: status.clone(),
+            repairs: status.repairs.clone(),
+            cluster_source,
+        };
+        let metrics = metrics_address.map(|address| tokio::spawn(metrics::serve(address, sources)));
+        let install = installation.map(|installation| {
+            let status = status.clone();
+            tokio::spawn(async move { installation.when_ready(&*status).await })
+        });
+        Self(metrics.into_iter().chain(install).collect())
+    }
+
+    fn stop(&self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 /// What `GET /v1/status` and `GET /healthz` answer.
@@ -133,6 +198,10 @@ struct Status {
     node: watch::Receiver<NodeStatus>,
     /// What went wrong when the attachments were restored; empty until that is done.
     restored: Arc<OnceLock<Vec<String>>>,
+    repairs: Repairs,
+    passes: mpsc::Sender<PassRequest>,
+    /// What the cluster says of this node's pods.
+    pods: PodDirectory,
 }
 
 /// The settings of the overlay.
@@ -187,8 +256,17 @@ impl StatusSource for Status {
                 "peers": node.peers,
                 "counters": counters,
                 "problems": problems,
+                "warnings": self.warnings(),
+                "repairs": self.repairs.list(),
             })
         })
+    }
+
+    fn labels(&self, record: &Record) -> Option<BTreeMap<String, String>> {
+        let details = self.pods.get(record.namespace.as_deref()?, record.pod.as_deref()?)?;
+        // A pod of a StatefulSet comes again under the same name.
+        let same = record.uid.as_ref().is_none_or(|uid| *uid == details.uid);
+        same.then(|| details.labels.clone())
     }
 
     fn started(&self) -> bool {
@@ -202,24 +280,46 @@ impl StatusSource for Status {
             if !node.ready && problems.is_empty() {
                 problems.push("the cluster state has not been read yet".to_owned());
             }
-            match self.restored.get() {
-                Some(unrestored) => problems.extend(unrestored.iter().cloned()),
-                None => problems.push("the attachments have not been restored yet".to_owned()),
+            if self.restored.get().is_none() {
+                problems.push("the attachments have not been restored yet".to_owned());
             }
             problems
         })
     }
+
+    fn reconcile(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async {
+            let (done, over) = oneshot::channel();
+            self.passes.send(done).await.context("the agent is stopping")?;
+            over.await.context("the agent is stopping")?;
+            self.manager.repair().await;
+            Ok(())
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.node.borrow().warnings.clone();
+        warnings.extend(self.restored.get().into_iter().flatten().cloned());
+        warnings.extend(self.manager.warnings());
+        warnings.extend(self.datapath.handover());
+        warnings
+    }
 }
 
 fn start_logging(config: &Config) {
+    // What these log of every failed request is told once, as a problem.
+    let others = if config.log_level > Level::INFO { config.log_level.into() } else { LevelFilter::OFF };
+    let filter = Targets::new()
+        .with_default(config.log_level)
+        .with_targets([("kube_client", others), ("kube_runtime", others)]);
     let log = tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

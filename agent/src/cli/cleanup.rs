@@ -12,7 +12,8 @@ use crate::{
     datapath,
     netlink::Netlink,
     node::{NodeFile, OVERLAY_DEVICE, remove_masquerade},
-    pods::{PENDING_DELETES_DIR, RECORDS_DIR, is_host_interface},
+    pods::{GIVEN_FILE, PENDING_DELETES_DIR, RECORDS_DIR, is_host_interface},
+    rcu,
 };
 
 #[derive(Debug, Args)]
@@ -37,6 +38,9 @@ async fn clean(places: &Places) -> anyhow::Result<Vec<String>> {
     let netlink = Netlink::new()?;
     let file = NodeFile::read(&places.run_dir)?;
     let mut removed = Vec::new();
+    // Also undoes what a killed agent has left of it.
+    rcu::prepare(&places.run_dir);
+    let short_waits = rcu::expedite();
 
     let uplinks: Vec<String> = file.uplinks.iter().cloned().collect();
     removed.extend(datapath::remove(&places.bpf_dir, &uplinks)?);
@@ -73,6 +77,7 @@ async fn clean(places: &Places) -> anyhow::Result<Vec<String>> {
             removed.push(format!("address {gateway} of {}", lo.name));
         }
     }
+    drop(short_waits);
     removed.extend(remove_run_dir(&places.run_dir)?);
     Ok(removed)
 }
@@ -89,9 +94,11 @@ fn remove_run_dir(run_dir: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     NodeFile::remove(run_dir)?;
-    let socket = run_dir.join(SOCKET_NAME);
-    if socket.exists() {
-        fs_err::remove_file(&socket).context("removing the socket")?;
+    for (file, what) in [(SOCKET_NAME, "the socket"), (GIVEN_FILE, "the addresses given last")] {
+        let path = run_dir.join(file);
+        if path.exists() {
+            fs_err::remove_file(&path).with_context(|| format!("removing {what}"))?;
+        }
     }
     // It may hold the cluster or config file of a lab: those are not ours.
     if fs_err::read_dir(run_dir)?.next().is_none() {

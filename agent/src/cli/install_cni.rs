@@ -1,32 +1,29 @@
 //! `podlane install-cni`: from now on, the container runtime calls Podlane. Or no longer.
 
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::Places;
 use crate::api::SOCKET_NAME;
 use crate::api::client::Client;
+use crate::cluster::{self, KubernetesSettings};
+use crate::cni::Installation;
+use crate::config::{Config, DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR, Settings};
 
-/// Runtimes take the first of the folder by its name.
-const CONFLIST: &str = "10-podlane.conflist";
-const PLUGIN: &str = "podlane-cni";
 const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct InstallCniArgs {
     /// Where the runtime looks for plugins
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    #[arg(long, env = "PODLANE_CNI_BIN_DIR", value_name = "DIR", default_value = DEFAULT_CNI_BIN_DIR)]
     bin_dir: PathBuf,
 
     /// Where the runtime looks for network configurations
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    #[arg(long, env = "PODLANE_CNI_CONF_DIR", value_name = "DIR", default_value = DEFAULT_CNI_CONF_DIR)]
     conf_dir: PathBuf,
 
     /// The plugin to install [default: podlane-cni beside this program]
@@ -41,38 +38,55 @@ pub(super) struct InstallCniArgs {
     #[arg(long)]
     remove: bool,
 
+    /// Only where this DaemonSet of the cluster is gone or going, and what is removed is the configuration: for the
+    /// hook that ends an agent's container, which cannot tell an update from the end
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "remove")]
+    if_uninstalled: Option<String>,
+
+    /// The agent's config file, for how to reach the Kubernetes API [default: /etc/podlane/config.yaml, if it is there]
+    #[arg(long, env = "PODLANE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    kubernetes: KubernetesSettings,
+
     #[command(flatten)]
     places: Places,
 }
 
 pub(super) fn run(args: &InstallCniArgs) -> anyhow::Result<ExitCode> {
-    let (plugin, conflist) = (args.bin_dir.join(PLUGIN), args.conf_dir.join(CONFLIST));
-    if args.remove {
-        // The other way round: a configuration never names a plugin that is gone.
-        for path in [&conflist, &plugin] {
-            match fs_err::remove_file(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => {
-                    other?;
-                    println!("removed {}", path.display());
-                }
-            }
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let source = match &args.plugin {
-        Some(path) => path.clone(),
-        None => std::env::current_exe().context("finding this program's folder")?.with_file_name(PLUGIN),
+    let installation = Installation {
+        plugin: args.plugin.clone(),
+        bin_dir: args.bin_dir.clone(),
+        conf_dir: args.conf_dir.clone(),
+        socket: std::path::absolute(args.places.run_dir.join(SOCKET_NAME))?,
     };
-    let binary = fs_err::read(&source).context("name the plugin with --plugin")?;
-    let socket = std::path::absolute(args.places.run_dir.join(SOCKET_NAME))?;
-    super::block_on(wait_ready(&socket, Duration::from_secs(args.wait)))?;
-    let text = format!("{:#}\n", configuration(&socket, &args.bin_dir));
-    for (path, content, mode) in [(&plugin, binary.as_slice(), 0o755), (&conflist, text.as_bytes(), 0o644)] {
-        let done = if replace(path, content, mode)? { "wrote" } else { "is up to date:" };
-        println!("{done} {}", path.display());
-    }
+    let said = if let Some(daemon_set) = &args.if_uninstalled {
+        if !is_uninstalled(args, daemon_set)? {
+            println!("{daemon_set} is still there: nothing is removed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        installation.remove_configuration()?
+    } else if args.remove {
+        installation.remove()?
+    } else {
+        super::block_on(wait_ready(&installation.socket, Duration::from_secs(args.wait)))?;
+        installation.write()?
+    };
+    said.iter().for_each(|line| println!("{line}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks as the agent would: its config file counts.
+fn is_uninstalled(args: &InstallCniArgs, daemon_set: &str) -> anyhow::Result<bool> {
+    let Some((namespace, name)) = daemon_set.split_once('/') else {
+        bail!(
+            "--if-uninstalled: \"{daemon_set}\" is not a namespace, a slash and a name, such as kube-system/podlane"
+        );
+    };
+    let given = Settings { kubernetes: args.kubernetes.clone(), ..Settings::default() };
+    let settings = Config::resolve(given, args.config.as_deref())?.kubernetes;
+    super::block_on(cluster::is_uninstalled(&settings, namespace, name))
 }
 
 /// A runtime that finds a configuration sends pods at once: not before somebody is there to attach them.
@@ -89,51 +103,4 @@ async fn wait_ready(socket: &Path, patience: Duration) -> anyhow::Result<()> {
         }
         tokio::time::sleep(INTERVAL).await;
     }
-}
-
-fn configuration(socket: &Path, bin_dir: &Path) -> Value {
-    let mut plugins = vec![json!({
-        "type": PLUGIN,
-        "socket": socket,
-        "capabilities": { "ips": true, "mac": true, "ipRanges": true, "dns": true },
-    })];
-    // hostPort is portmap's work, where it is installed.
-    if bin_dir.join("portmap").is_file() {
-        plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }));
-    }
-    json!({
-        // Not the newest: containerd 1.6 rejects results in 1.1.0.
-        "cniVersion": "1.0.0",
-        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
-        "name": "podlane",
-        "plugins": plugins,
-    })
-}
-
-/// Writes a file whole or not at all; false if it is there already as it should be. The temporary file is in the same
-/// folder: runtimes do not notice a file that is moved in from another one.
-fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<bool> {
-    let current = fs_err::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777);
-    if current == Some(mode) && fs_err::read(path).is_ok_and(|found| found == content) {
-        return Ok(false);
-    }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs_err::create_dir_all(folder)?;
-    // Runtimes read *.conf, *.conflist and *.json only.
-    let temporary = folder.join(format!(".podlane.{}.tmp", std::process::id()));
-    let written = (|| -> anyhow::Result<()> {
-        let mut file = fs_err::File::create(&temporary)?;
-        file.write_all(content)?;
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        // A machine that loses power must not come back with an empty plugin.
-        file.sync_all()?;
-        fs_err::rename(&temporary, path)?;
-        Ok(())
-    })();
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.with_context(|| format!("installing {}", path.display()))?;
-    Ok(true)
 }

@@ -1,7 +1,9 @@
 //! The operator's commands, one a file.
 
 mod agent;
+mod bench;
 mod cleanup;
+mod etcd;
 mod install_cni;
 mod service;
 mod status;
@@ -23,11 +25,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the node's agent
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// Show the agent's state; exit status 0 is healthy, 1 is not, 2 is no agent
     Status(status::StatusArgs),
     /// Make the container runtime call Podlane: write plugin and network configuration once the agent is ready
     InstallCni(install_cni::InstallCniArgs),
+    /// Measure the network between two pods, or two nodes
+    Bench(bench::BenchArgs),
+    /// Look after the cluster's state in etcd
+    Etcd(etcd::EtcdArgs),
     /// Remove every trace of Podlane from this node, its pods' interfaces included
     Cleanup(cleanup::CleanupArgs),
 }
@@ -51,9 +57,11 @@ impl Cli {
     /// Whatever went wrong, with its context.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Agent(args) => agent::run(args),
+            Command::Agent(args) => agent::run(*args),
             Command::Status(args) => status::run(&args),
             Command::InstallCni(args) => install_cni::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Etcd(args) => etcd::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 
 use crate::api::StatusSource;
 use crate::api::client::Client;
@@ -12,11 +13,12 @@ use crate::api::client::Client;
 /// How often to look whether the agent has become ready.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Says when the agent is ready, then that it is alive for as long as its API answers.
-pub(super) async fn report(status: Arc<dyn StatusSource>, socket: PathBuf) {
+/// Says when the agent is ready, to `ready` as well, then that it is alive for as long as its API answers.
+pub(super) async fn report(status: Arc<dyn StatusSource>, socket: PathBuf, ready: watch::Sender<bool>) {
     while !status.started() {
         tokio::time::sleep(INTERVAL).await;
     }
+    ready.send_replace(true);
     tell(&[NotifyState::Ready, NotifyState::Status("attaching pods")]);
     let Some(patience) = sd_notify::watchdog_enabled() else { return };
     let agent = Client::new(&socket).with_timeout(patience / 2);

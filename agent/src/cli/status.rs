@@ -90,8 +90,23 @@ fn print(status: &Value) {
         }
         println!("\n{table}");
     }
-    for problem in status["problems"].as_array().into_iter().flatten() {
-        println!("\nPROBLEM: {}", text(problem));
+    for (kind, list) in [("PROBLEM", "problems"), ("WARNING", "warnings")] {
+        for what in status[list].as_array().into_iter().flatten() {
+            println!("\n{kind}: {}", text(what));
+        }
+    }
+    if let Some(repairs) = status["repairs"].as_array().filter(|repairs| !repairs.is_empty()) {
+        let mut table = plain();
+        table.set_header(["REPAIRED", "TIMES", "WHAT", "DONE"]);
+        for repair in repairs {
+            table.add_row([
+                text(&repair["time"]),
+                text(&repair["times"]),
+                text(&repair["what"]),
+                text(&repair["done"]),
+            ]);
+        }
+        println!("\n{table}");
     }
 }
 

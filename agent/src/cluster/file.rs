@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
 use serde::Deserialize;
+use serde_norway::Value;
 use tokio::{sync::mpsc, time};
 
-use super::{Cluster, ClusterSource, Node, Update};
+use super::{Assembly, ClusterSource, Entry, Node, Update};
 
 /// Editors and tools write in several steps: wait for the last one.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// A missed notification (a network file system, an exhausted inotify limit) is made up for by looking.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ pub struct FileSource {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Contents {
-    nodes: Vec<Node>,
+    nodes: Vec<Value>,
 }
 
 impl FileSource {
@@ -35,14 +36,9 @@ impl FileSource {
         Self { path }
     }
 
-    fn read(&self) -> Update {
-        let cluster = fs_err::read_to_string(&self.path)
-            .context("reading the cluster file")
-            .and_then(|text| parse(&text).with_context(|| format!("cluster file {}", self.path.display())));
-        match cluster {
-            Ok(cluster) => Update::Cluster(cluster),
-            Err(error) => Update::Problem(format!("{error:#}")),
-        }
+    fn read(&self) -> anyhow::Result<Vec<Entry>> {
+        let text = fs_err::read_to_string(&self.path).context("reading the cluster file")?;
+        parse(&text).with_context(|| format!("cluster file {}", self.path.display()))
     }
 }
 
@@ -53,9 +49,13 @@ impl ClusterSource for FileSource {
         if let Err(error) = &watcher {
             tracing::warn!(path = %self.path.display(), error = format!("{error:#}"), "cannot watch the cluster file, looking at it every {LOOK_AGAIN:?} instead");
         }
+        let mut assembly = Assembly::default();
         let mut last = None;
         loop {
-            let update = self.read();
+            let update = match self.read() {
+                Ok(entries) => assembly.assemble(entries),
+                Err(error) => Update::Problem(format!("{error:#}")),
+            };
             if last.as_ref() != Some(&update) {
                 last = Some(update.clone());
                 if updates.send(update).await.is_err() {
@@ -91,9 +91,21 @@ fn watch(path: &Path, changed: mpsc::Sender<()>) -> anyhow::Result<notify::Recom
     Ok(watcher)
 }
 
-fn parse(text: &str) -> anyhow::Result<Cluster> {
+fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
     let contents: Contents = serde_norway::from_str(text)?;
-    Cluster::new(contents.nodes)
+    Ok(contents.nodes.into_iter().enumerate().map(|(index, value)| entry(index, value)).collect())
+}
+
+/// One node of the list: what is wrong with it is its own problem.
+fn entry(index: usize, value: Value) -> Entry {
+    let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
+    serde_norway::from_value::<Node>(value).map_or_else(
+        |error| {
+            let name = name.unwrap_or_else(|| format!("number {}", index + 1));
+            Entry::unreadable(name.clone(), format!("node {name} in the cluster file: {error}"))
+        },
+        Entry::from,
+    )
 }
 
 #[cfg(test)]
@@ -102,21 +114,36 @@ mod tests {
 
     const GOOD: &str = "nodes:\n- name: node1\n  addresses: [192.168.1.11]\n  podCIDRs: [10.244.1.0/24]\n";
 
-    #[test]
-    fn field_names_are_kubernetes_names() {
-        assert_eq!(parse(GOOD).unwrap().node("node1").unwrap().addresses.len(), 1);
+    fn problems(text: &str) -> String {
+        match parse(text).map(|entries| Assembly::default().assemble(entries)) {
+            Ok(Update::Cluster(cluster)) => cluster.refused().join("\n"),
+            Ok(Update::Problem(problem)) => problem,
+            Err(error) => format!("{error:#}"),
+        }
     }
 
     #[test]
-    fn malformed_files_are_refused_with_the_place() {
+    fn field_names_are_kubernetes_names() {
+        assert_eq!(problems(GOOD), "");
+    }
+
+    #[test]
+    fn what_is_malformed_is_told_with_the_place() {
         for (text, expected) in [
-            ("nodes:\n- name: node1\n  address: 1.2.3.4\n", "unknown field `address`"),
+            (
+                "nodes:\n- name: node1\n  address: 1.2.3.4\n",
+                "node node1 in the cluster file: unknown field `address`",
+            ),
             ("nodes:\n- name: node1\n  addresses: [300.1.1.1]\n  podCIDRs: []\n", "invalid IP address"),
+            (
+                "nodes:\n- addresses: [10.1.1.1]\n  podCIDRs: []\n",
+                "node number 1 in the cluster file: missing field `name`",
+            ),
             ("nodes: [", "while parsing"),
             ("", "missing field `nodes`"),
         ] {
-            let error = format!("{:#}", parse(text).unwrap_err());
-            assert!(error.contains(expected), "{text:?}: {error}");
+            let problems = problems(text);
+            assert!(problems.contains(expected), "{text:?}: {problems}");
         }
     }
 

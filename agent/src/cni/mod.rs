@@ -5,6 +5,7 @@ mod delegate;
 mod environment;
 pub mod error;
 pub mod identifiers;
+mod install;
 pub mod plugin;
 mod result;
 #[cfg(test)]
@@ -13,3 +14,4 @@ mod version;
 mod wishes;
 
 pub use error::{Error, code};
+pub use install::Installation;

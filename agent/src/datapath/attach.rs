@@ -1,6 +1,6 @@
 //! Attaching programs to interfaces: by pinned tcx links, or by clsact filters on kernels before 6.6.
 
-use std::{fmt, io, mem, path::Path, path::PathBuf, str::FromStr};
+use std::{fmt, io, mem, path::Path, str::FromStr};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::{
@@ -13,6 +13,12 @@ use aya::{
 };
 use dataplane_common::Hook;
 use serde::{Deserialize, Serialize};
+
+use super::{
+    pins::{self, Pins},
+    sys,
+};
+use crate::failpoint::step;
 
 /// How programs are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -60,7 +66,7 @@ impl FromStr for AttachSetting {
 }
 
 /// Which side of an interface a tc hook is on.
-const fn side(hook: Hook) -> TcAttachType {
+pub(super) const fn side(hook: Hook) -> TcAttachType {
     match hook {
         Hook::ToPod | Hook::ToWire => TcAttachType::Egress,
         Hook::FromPod | Hook::FromWire | Hook::FromOverlay | Hook::XdpFromWire => TcAttachType::Ingress,
@@ -76,18 +82,18 @@ pub(super) fn attach(
     hook: Hook,
     interface: &str,
     mode: AttachMode,
-    links: &Path,
+    pins: &Pins,
 ) -> anyhow::Result<()> {
     match mode {
-        AttachMode::Tcx => attach_tcx(program, hook, interface, &pin_path(links, hook, interface)),
+        AttachMode::Tcx => attach_tcx(program, hook, interface, pins),
         AttachMode::Clsact => attach_clsact(program, hook, interface),
     }
     .with_context(|| format!("attaching {} to {interface} by {mode}", hook.name()))
 }
 
-pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, links: &Path) -> anyhow::Result<()> {
+pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, pins: &Pins) -> anyhow::Result<()> {
     match mode {
-        AttachMode::Tcx => remove_pin(&pin_path(links, hook, interface)),
+        AttachMode::Tcx => pins.remove(&pins::name(hook, interface)),
         AttachMode::Clsact => detach_clsact(hook, interface),
     }
     .with_context(|| format!("detaching {} from {interface}", hook.name()))
@@ -107,44 +113,42 @@ pub(super) fn detach_clsact(hook: Hook, interface: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Whether this very program runs at the hook.
+/// Whether this very program runs at the hook: its link is pinned, runs it, and hangs on the device.
 pub(super) fn is_attached(
     program: &SchedClassifier,
     hook: Hook,
     interface: &str,
     mode: AttachMode,
-    links: &Path,
+    pins: &Pins,
 ) -> anyhow::Result<bool> {
     if mode == AttachMode::Clsact {
-        // The kernel's filter list names programs by id only in a dump that aya does not offer: not known. Attaching
-        // once more replaces this agent's own filter, and brings back one that somebody has removed.
         return Ok(false);
     }
-    Ok(pin_path(links, hook, interface).exists() && runs(program, hook, interface)?)
+    runs_by(program.info()?.id(), interface, &pins.place(&pins::name(hook, interface)))
 }
 
-/// The interfaces whose links for `hook` are pinned.
-pub(super) fn pinned(hook: Hook, links: &Path) -> anyhow::Result<Vec<String>> {
-    let prefix = format!("{}-", hook.name());
-    let entries = fs_err::read_dir(links).context("listing the pinned links")?;
-    let mut interfaces = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        if let Some(interface) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) {
-            interfaces.push(interface.replace(':', "."));
-        }
-    }
-    interfaces.sort();
-    Ok(interfaces)
+/// Whether the link that is pinned there runs this program at this interface.
+pub(super) fn runs_by(program: u32, interface: &str, pin: &Path) -> anyhow::Result<bool> {
+    let Some(link) = sys::open(pin)? else { return Ok(false) };
+    let link = sys::link_info(&link)?;
+    let device = nix::net::if_::if_nametoindex(interface).unwrap_or(0);
+    Ok(link.program == program && link.ifindex == device && device != 0)
 }
 
-fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pin: &Path) -> anyhow::Result<()> {
-    if let Some(link) = open_pin(pin)? {
+fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pins: &Pins) -> anyhow::Result<()> {
+    let name = pins::name(hook, interface);
+    let own = pins.place(&name);
+    for place in pins.places(&name) {
+        let Some(link) = open_pin(&place)? else { continue };
         match program.attach_to_link(link) {
             Ok(id) => {
                 // The pin keeps the link; only our descriptor of it is closed here.
                 drop(program.take_link(id)?);
                 if runs(program, hook, interface)? {
+                    if place != own {
+                        step("program swapped on a link of another layout");
+                        fs_err::rename(&place, &own).context("pinning a link of another layout anew")?;
+                    }
                     return Ok(());
                 }
             }
@@ -153,7 +157,7 @@ fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pin: &
                 if io_error.raw_os_error() == Some(libc::ENOLINK) => {}
             Err(error) => return Err(error).context("replacing the program of the pinned link"),
         }
-        remove_pin(pin)?;
+        pins::remove_pin(&place)?;
     }
     let id = program.attach_with_options(
         interface,
@@ -162,7 +166,7 @@ fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pin: &
     )?;
     let link: FdLink =
         program.take_link(id)?.try_into().map_err(|error| anyhow!("not a tcx link: {error}"))?;
-    link.pin(pin).with_context(|| format!("pinning the link to {}", pin.display()))?;
+    link.pin(&own).with_context(|| format!("pinning the link to {}", own.display()))?;
     Ok(())
 }
 
@@ -203,16 +207,4 @@ fn open_pin(pin: &Path) -> anyhow::Result<Option<SchedClassifierLink>> {
         }
         Err(error) => Err(error).with_context(|| format!("opening the pinned link {}", pin.display())),
     }
-}
-
-pub(super) fn remove_pin(pin: &Path) -> anyhow::Result<()> {
-    match fs_err::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing a pinned link"),
-        _ => Ok(()),
-    }
-}
-
-/// bpffs refuses names with dots, which interfaces may have (`eth0.100`); colons they may not.
-pub(super) fn pin_path(links: &Path, hook: Hook, interface: &str) -> PathBuf {
-    links.join(format!("{}-{}", hook.name(), interface.replace('.', ":")))
 }

@@ -184,9 +184,33 @@ where
         Ok(())
     }
 
+    /// How many pods, routes and nodes there are.
+    pub(super) fn entries(&self) -> anyhow::Result<[usize; 3]> {
+        Ok([
+            number(self.pods.keys()).context("reading the pods")?,
+            number(self.routes.keys()).context("reading the routes")?,
+            number(self.nodes.keys()).context("reading the nodes")?,
+        ])
+    }
+
     /// Notes the number of a peer's tunnel.
     pub(super) fn set_tunnel(&mut self, peer: A, tunnel: u32) -> anyhow::Result<()> {
         self.nodes.insert(peer, NodeEntry { tunnel }, 0).map_err(|error| full(error, "maxRoutes"))
+    }
+
+    /// The routes as they are in the map.
+    pub(super) fn routes_now(&self) -> anyhow::Result<StdHashMap<RouteKey<A>, RouteEntry>> {
+        self.routes.iter().collect::<Result<_, _>>().context("reading the routes")
+    }
+
+    /// The nodes as they are in the map.
+    pub(super) fn nodes_now(&self) -> anyhow::Result<StdHashMap<A, NodeEntry>> {
+        self.nodes.iter().collect::<Result<_, _>>().context("reading the nodes")
+    }
+
+    /// Reads the slots again. Returns whether others have changed any.
+    pub(super) fn reread_slots(&mut self) -> Result<bool, MapError> {
+        Ok(self.pod_slots.reread()? | self.route_slots.reread()?)
     }
 
     /// The peers that have a tunnel, and its number.
@@ -251,6 +275,11 @@ where
     pub(super) fn slot_of_route(&self, address: A) -> RouteSlot<A> {
         self.route_slots.in_kernel(route_slot(address, self.lengths.slot_bits.into()))
     }
+}
+
+/// How many keys there are. A map that changes meanwhile may be counted a little wrong.
+fn number<K>(mut keys: impl Iterator<Item = Result<K, MapError>>) -> Result<usize, MapError> {
+    keys.try_fold(0, |number, key| key.map(|_| number + 1))
 }
 
 /// The distinct lengths, longest first, as the programs try them.

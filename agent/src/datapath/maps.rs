@@ -1,5 +1,7 @@
 //! The maps, typed by family and written by difference.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -20,6 +22,8 @@ use ipnetwork::IpNetwork;
 use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
 use super::tunnels::{Tunnels, Underlay, bytes};
 use crate::pods::PodEndpoint;
+
+pub(super) use damage::Snapshot;
 
 /// The maps that are pinned, under these names.
 pub(super) const NAMES: [&str; 17] = [
@@ -89,6 +93,8 @@ pub(super) struct Maps {
     flow_gate: Array<MapData, FlowGate>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
+    /// How many flows the last sweep has left, by family.
+    swept: [usize; 2],
 }
 
 impl Maps {
@@ -114,6 +120,7 @@ impl Maps {
             flow_gate: take(ebpf, "flow_gate")?,
             settings,
             counters: take(ebpf, "counters")?,
+            swept: [0; 2],
         };
         // Another agent may have left them apart.
         maps.distrust_slots()?;
@@ -150,7 +157,7 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses: a full map is named with its way out.
     pub(super) fn set_pod(&mut self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        let entry = PodEntry { ifindex: pod.ifindex, mac: pod.mac, host_mac: pod.host_mac };
+        let entry = PodEntry::new(pod.ifindex, pod.mac, pod.host_mac);
         match address {
             IpAddr::V4(address) => self.v4.set_pod(address.into(), entry),
             IpAddr::V6(address) => self.v6.set_pod(address.into(), entry),
@@ -323,9 +330,11 @@ impl Maps {
     /// shuts the gate when none is left. `now` is `CLOCK_MONOTONIC`; returns how many flows remain.
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
         if self.flow_gate.get(&0, 0).context("reading flow_gate")?.open == 0 {
+            self.swept = [0; 2];
             return Ok(0);
         }
-        let remaining = self.v4.sweep_flows(now, ages)? + self.v6.sweep_flows(now, ages)?;
+        self.swept = [self.v4.sweep_flows(now, ages)?, self.v6.sweep_flows(now, ages)?];
+        let remaining = self.swept.iter().sum();
         if remaining == 0 {
             self.flow_gate.set(0, FlowGate { open: 0 }, 0).context("writing flow_gate")?;
             // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
@@ -334,6 +343,30 @@ impl Maps {
             }
         }
         Ok(remaining)
+    }
+
+    /// Opens or shuts the gate of the flows through the stack.
+    pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
+        self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
+    }
+
+    /// How many entries the hash maps have; those of flows, which can be many, at the last sweep.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub(super) fn entries(&self) -> anyhow::Result<[(&'static str, usize); 8]> {
+        let ([pods4, routes4, nodes4], [pods6, routes6, nodes6]) = (self.v4.entries()?, self.v6.entries()?);
+        let [flows4, flows6] = self.swept;
+        Ok([
+            ("pods4", pods4),
+            ("pods6", pods6),
+            ("routes4", routes4),
+            ("routes6", routes6),
+            ("nodes4", nodes4),
+            ("nodes6", nodes6),
+            ("stack_flows4", flows4),
+            ("stack_flows6", flows6),
+        ])
     }
 
     /// The counters, summed over the CPUs.

@@ -5,13 +5,18 @@
 
 mod attach;
 mod bpffs;
+mod carry;
 mod family;
 mod features;
+mod handover;
 mod kernel_types;
 mod maps;
+mod pins;
 mod redirect_errors;
 mod remove;
+mod shape;
 mod slots;
+mod sys;
 mod tunnels;
 mod xdp;
 
@@ -26,17 +31,21 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{SchedClassifier, Xdp},
+    maps::MapInfo,
+    programs::{SchedClassifier, TcAttachType, Xdp},
 };
 use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
 pub use features::Features;
+pub use handover::Contents;
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 pub use tunnels::Underlay;
 
-use maps::Maps;
+use handover::{Handover, Scene};
+use maps::{Maps, Snapshot};
+use pins::Pins;
 pub use remove::remove;
 pub use xdp::XdpMode;
 
@@ -93,18 +102,44 @@ impl Options {
     }
 }
 
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    /// The map.
+    pub name: &'static str,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many it can have.
+    pub capacity: u32,
+}
+
 /// The loaded programs and their maps.
 pub struct Datapath {
     state: Mutex<State>,
     mode: AttachMode,
     xdp: XdpMode,
     features: Features,
-    links: PathBuf,
+    /// The folder of our layout.
+    dir: PathBuf,
 }
 
 struct State {
     ebpf: Ebpf,
     maps: Maps,
+    pins: Pins,
+    /// Until our programs have taken the places of another layout's.
+    handover: Option<Handover>,
+    /// What the node's maps were last told to hold.
+    wanted: Wanted,
+    /// What they held then; none while that is about to change.
+    snapshot: Option<Snapshot>,
+}
+
+/// What [`Datapath`] was last told.
+#[derive(Debug, Default)]
+struct Wanted {
+    routes: Option<BTreeMap<IpNetwork, PeerRoute>>,
+    nodes: Option<BTreeSet<IpAddr>>,
 }
 
 impl Datapath {
@@ -115,18 +150,27 @@ impl Datapath {
     pub fn open(options: &Options) -> anyhow::Result<Self> {
         bpffs::ensure(&options.bpf_dir)?;
         let dir = layout_dir(&options.bpf_dir);
-        let links = dir.join("links");
+        let links = dir.join(pins::LINKS);
         fs_err::create_dir_all(&links).context("preparing the folder for pinned links")?;
+        let former = pins::other_layouts(&options.bpf_dir)?;
         let features = Features::probe()?;
         let mode = features.attach_mode(options.attach)?;
         features.check_xdp(options.xdp)?;
         let xdp = options.xdp != XdpMode::Off;
         let tracing = if xdp { Some(redirect_errors::Globals::find()) } else { None };
         let globals = tracing.as_ref().and_then(|found| found.as_ref().ok());
+        let handover = if former.is_empty() {
+            None
+        } else {
+            let apart = carry::share(&dir, &former, options).context("looking at another layout's maps")?;
+            Some(Handover::from(former.clone(), apart))
+        };
         let mut ebpf = load(Some(&dir), options, globals)?;
         let maps = Maps::take(&mut ebpf)?;
         load_programs(&mut ebpf, xdp)?;
         let traced = match tracing {
+            // The former agent's count until then.
+            Some(Ok(_)) if handover.is_some() => Ok(()),
             Some(Ok(_)) => redirect_errors::attach(&mut ebpf, &links),
             Some(Err(error)) => Err(error),
             None => redirect_errors::detach(&links),
@@ -134,7 +178,41 @@ impl Datapath {
         if let Err(error) = traced {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
-        Ok(Self { state: Mutex::new(State { ebpf, maps }), mode, xdp: options.xdp, features, links })
+        let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
+        let state = State {
+            ebpf,
+            maps,
+            pins: Pins { own: links, former },
+            handover,
+            wanted: Wanted::default(),
+            snapshot: None,
+        };
+        Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
+    }
+
+    /// Tells that the maps hold these contents. Once they hold all, the programs of an agent with another map layout are
+    /// swapped for ours, if there are any; until then nothing is attached.
+    ///
+    /// # Errors
+    /// Where what the former agent has left cannot be removed.
+    pub fn filled(&self, contents: Contents) -> anyhow::Result<()> {
+        let mut state = self.state();
+        let State { ebpf, maps, pins, handover, .. } = &mut *state;
+        let Some(pending) = handover else { return Ok(()) };
+        if !pending.filled(contents) {
+            return Ok(());
+        }
+        let mut scene = Scene { ebpf, maps, pins, dir: &self.dir, mode: self.mode, xdp: self.xdp };
+        let finished = pending.finish(&mut scene);
+        *handover = None;
+        pins.former.clear();
+        finished
+    }
+
+    /// Why another layout's programs still run, while they do.
+    #[must_use]
+    pub fn handover(&self) -> Option<String> {
+        self.state().handover.as_ref().map(Handover::reason)
     }
 
     /// How programs are attached here.
@@ -160,8 +238,12 @@ impl Datapath {
     /// # Errors
     /// Where the driver does not support the mode, or another tool's XDP program is there.
     pub fn attach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
-        let mut state = self.state();
-        xdp::attach(xdp_program(&mut state.ebpf)?, uplink, self.xdp, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        match handover {
+            Some(pending) => pending.defer_xdp(uplink),
+            None => xdp::attach(xdp_program(ebpf)?, uplink, self.xdp, pins)?,
+        }
+        Ok(())
     }
 
     /// Detaches `xdp_from_wire` from a former uplink.
@@ -169,15 +251,26 @@ impl Datapath {
     /// # Errors
     /// Where the pinned link cannot be removed.
     pub fn detach_xdp(&self, uplink: &str) -> anyhow::Result<()> {
-        xdp::detach(uplink, &self.links)
+        let State { pins, handover, .. } = &mut *self.state();
+        if let Some(pending) = handover {
+            pending.forget_xdp(uplink);
+        }
+        xdp::detach(uplink, pins)
     }
 
-    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay. What they hold is
+    /// read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        self.state().maps.set_nodes(nodes)
+        let State { maps, wanted, snapshot, .. } = &mut *self.state();
+        maps.set_nodes(nodes)?;
+        if wanted.nodes.as_ref() != Some(nodes) {
+            wanted.nodes = Some(nodes.clone());
+            *snapshot = None;
+        }
+        Ok(())
     }
 
     /// Tells the programs this node's own addresses.
@@ -185,7 +278,7 @@ impl Datapath {
     /// # Errors
     /// Where the map cannot be read or written.
     pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
-        self.state().maps.set_own_addresses(own)
+        self.state().changing_settings(|maps| maps.set_own_addresses(own))
     }
 
     /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
@@ -194,7 +287,12 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn sweep_flows(&self, ages: FlowAges) -> anyhow::Result<usize> {
-        self.state().maps.sweep_flows(now()?, ages)
+        let mut state = self.state();
+        if state.handover.is_some() {
+            // The gate may be open for flows that are elsewhere.
+            return Ok(0);
+        }
+        state.maps.sweep_flows(now()?, ages)
     }
 
     /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
@@ -202,9 +300,12 @@ impl Datapath {
     /// # Errors
     /// Where the interface does not exist or the kernel refuses.
     pub fn attach(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
-        let mut state = self.state();
-        let program = program(&mut state.ebpf, hook)?;
-        attach::attach(program, hook, interface, self.mode, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        match handover {
+            Some(pending) => pending.defer(hook, interface),
+            None => attach::attach(program(ebpf, hook)?, hook, interface, self.mode, pins)?,
+        }
+        Ok(())
     }
 
     /// Detaches `hook`'s program from an interface; not an error where it is not attached or the interface is gone.
@@ -212,7 +313,11 @@ impl Datapath {
     /// # Errors
     /// Where the pinned link cannot be removed.
     pub fn detach(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
-        attach::detach(hook, interface, self.mode, &self.links)
+        let State { pins, handover, .. } = &mut *self.state();
+        if let Some(pending) = handover {
+            pending.forget(hook, interface);
+        }
+        attach::detach(hook, interface, self.mode, pins)
     }
 
     /// The interfaces that `hook`'s program is attached to by this agent or one before it (tcx links; with clsact
@@ -221,24 +326,80 @@ impl Datapath {
     /// # Errors
     /// Where the folder of pinned links cannot be read.
     pub fn attached(&self, hook: Hook) -> anyhow::Result<Vec<String>> {
-        attach::pinned(hook, &self.links)
+        let state = self.state();
+        let mut interfaces = state.pins.interfaces(hook)?;
+        interfaces.extend(state.handover.iter().flat_map(|pending| pending.deferred(hook)).cloned());
+        Ok(interfaces.into_iter().collect())
     }
 
-    /// Whether this agent's program runs at `hook` of an interface.
+    /// Whether this agent's program runs at `hook` of an interface, by tcx; with clsact see [`Self::filter`].
     ///
     /// # Errors
     /// Where the kernel cannot be asked.
     pub fn is_attached(&self, hook: Hook, interface: &str) -> anyhow::Result<bool> {
-        let mut state = self.state();
-        attach::is_attached(program(&mut state.ebpf, hook)?, hook, interface, self.mode, &self.links)
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        if handover.is_some() {
+            return Ok(false);
+        }
+        attach::is_attached(program(ebpf, hook)?, hook, interface, self.mode, pins)
+    }
+
+    /// The filter that `hook`'s program is attached by, with clsact: the program's number, and whether it is at ingress.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn filter(&self, hook: Hook) -> anyhow::Result<Option<(u32, bool)>> {
+        if self.mode != AttachMode::Clsact {
+            return Ok(None);
+        }
+        let id = program(&mut self.state().ebpf, hook)?.info()?.id();
+        Ok(Some((id, matches!(attach::side(hook), TcAttachType::Ingress))))
+    }
+
+    /// Whether this agent's XDP program runs at an uplink.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn is_xdp_attached(&self, uplink: &str) -> anyhow::Result<bool> {
+        let State { ebpf, pins, handover, .. } = &mut *self.state();
+        if handover.is_some() {
+            return Ok(true);
+        }
+        xdp::is_attached(xdp_program(ebpf)?, uplink, self.xdp, pins)
     }
 
     /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
+    /// What they hold is read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
-        self.state().maps.set_routes(routes, now()?)
+        let State { maps, wanted, snapshot, .. } = &mut *self.state();
+        let problems = maps.set_routes(routes, now()?)?;
+        if snapshot.is_none() || wanted.routes.as_ref() != Some(routes) {
+            wanted.routes = Some(routes.clone());
+            *snapshot = Some(maps.snapshot()?);
+        }
+        Ok(problems)
+    }
+
+    /// What of routes, nodes, settings and slots is not in the maps as it was last written: a sentence each. The slots are
+    /// mended here, the others by writing them again.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written.
+    pub fn damage(&self) -> anyhow::Result<Vec<String>> {
+        let State { maps, snapshot, .. } = &mut *self.state();
+        let mut damage = match snapshot {
+            Some(snapshot) => maps.damage(snapshot)?,
+            None => Vec::new(),
+        };
+        damage.extend(maps.mend_slots()?);
+        if !damage.is_empty() {
+            // Tunnels may get other numbers when it is written again.
+            *snapshot = None;
+        }
+        Ok(damage)
     }
 
     /// The largest inner packets that routers have let through to peers in the last ten minutes, for the peers that
@@ -267,6 +428,20 @@ impl Datapath {
         self.state().maps.counters()
     }
 
+    /// How full the maps are; the capacity is that of the maps that are pinned, which older settings may have made.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn map_use(&self) -> anyhow::Result<Vec<MapUse>> {
+        let entries = self.state().maps.entries()?;
+        let with_capacity = entries.into_iter().map(|(name, entries)| {
+            let info =
+                MapInfo::from_pin(self.dir.join(name)).with_context(|| format!("asking about {name}"))?;
+            Ok(MapUse { name, entries, capacity: info.max_entries() })
+        });
+        with_capacity.collect()
+    }
+
     /// The programs' log records as they come, where `logDrops` has been set.
     ///
     /// # Errors
@@ -281,8 +456,24 @@ impl Datapath {
     }
 }
 
+impl State {
+    /// Does what may change the settings, which are then as they should be, unless they were not before.
+    fn changing_settings(
+        &mut self,
+        change: impl FnOnce(&mut Maps) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let before = self.maps.settings()?;
+        change(&mut self.maps)?;
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.settings == before) {
+            snapshot.settings = self.maps.settings()?;
+        }
+        Ok(())
+    }
+}
+
 impl FastPath for Datapath {
     fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        let _short_waits = crate::rcu::expedite();
         // Egress first: no packet may be forwarded past flows that nobody has noted.
         self.attach(Hook::ToPod, interface)?;
         self.attach(Hook::FromPod, interface)?;
@@ -298,15 +489,19 @@ impl FastPath for Datapath {
     }
 
     fn set_pod(&self, address: IpAddr, pod: PodEndpoint) -> anyhow::Result<()> {
-        self.state().maps.set_pod(address, pod)
+        self.state().changing_settings(|maps| maps.set_pod(address, pod))
     }
 
     fn remove_pod(&self, address: IpAddr) -> anyhow::Result<()> {
-        self.state().maps.remove_pod(address)
+        self.state().changing_settings(|maps| maps.remove_pod(address))
     }
 
     fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>> {
         self.state().maps.pods()
+    }
+
+    fn filled(&self) -> anyhow::Result<()> {
+        Self::filled(self, Contents::Pods)
     }
 
     fn needs_napi(&self) -> bool {
@@ -315,6 +510,28 @@ impl FastPath for Datapath {
 
     fn attached(&self) -> anyhow::Result<Vec<String>> {
         Self::attached(self, Hook::FromPod)
+    }
+
+    fn detached(&self, interface: &str) -> anyhow::Result<Vec<&'static str>> {
+        let mut detached = Vec::new();
+        if self.mode == AttachMode::Tcx && self.handover().is_none() {
+            for hook in [Hook::FromPod, Hook::ToPod] {
+                if !self.is_attached(hook, interface)? {
+                    detached.push(hook.name());
+                }
+            }
+        }
+        Ok(detached)
+    }
+
+    fn filters(&self) -> anyhow::Result<Vec<(&'static str, u32, bool)>> {
+        let mut filters = Vec::new();
+        if self.handover().is_none() {
+            for hook in [Hook::FromPod, Hook::ToPod] {
+                filters.extend(self.filter(hook)?.map(|(program, ingress)| (hook.name(), program, ingress)));
+            }
+        }
+        Ok(filters)
     }
 }
 

@@ -9,7 +9,7 @@ use aya::{
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::{attach::remove_pin, kernel_types::KernelTypes};
+use super::{kernel_types::KernelTypes, pins::remove_pin};
 
 /// The programs, and the tracepoints that they are for.
 const PROGRAMS: [(&str, &str); 2] =

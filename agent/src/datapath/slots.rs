@@ -70,6 +70,14 @@ impl<M: BorrowMut<MapData>, S: Slot> Slots<M, S> {
         Ok(Self { array, present, displaced: 0 })
     }
 
+    /// Reads what is in the map once more. Returns whether it is not what was written.
+    pub(super) fn reread(&mut self) -> Result<bool, MapError> {
+        let now: Vec<S> = self.array.iter().collect::<Result<_, _>>()?;
+        let changed = now != self.present;
+        self.present = now;
+        Ok(changed)
+    }
+
     /// Whether every entry has its slot.
     pub(super) const fn have_all(&self) -> bool {
         self.displaced == 0

@@ -1,10 +1,6 @@
 //! Attaching `xdp_from_wire` to uplinks, by pinned links.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, io, path::Path, str::FromStr};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::{
@@ -18,7 +14,11 @@ use aya::{
 use dataplane_common::Hook;
 use serde::{Deserialize, Serialize};
 
-use super::attach::{pin_path, remove_pin};
+use super::{
+    attach::runs_by,
+    pins::{self, Pins},
+};
+use crate::failpoint::step;
 
 /// XDP at the uplinks: the setting `xdp`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +57,10 @@ impl FromStr for XdpMode {
 }
 
 /// Attaches the program in this mode, or swaps it where it is attached in this mode already.
-pub(super) fn attach(program: &mut Xdp, uplink: &str, mode: XdpMode, links: &Path) -> anyhow::Result<()> {
+pub(super) fn attach(program: &mut Xdp, uplink: &str, mode: XdpMode, pins: &Pins) -> anyhow::Result<()> {
     for other in [XdpMode::Generic, XdpMode::Native] {
         if other != mode {
-            remove_pin(&pin(links, uplink, other))?;
+            pins.remove(&name(uplink, other))?;
         }
     }
     let driver_mode = match mode {
@@ -68,28 +68,44 @@ pub(super) fn attach(program: &mut Xdp, uplink: &str, mode: XdpMode, links: &Pat
         XdpMode::Generic => xdp::XdpMode::Skb,
         XdpMode::Native => xdp::XdpMode::Driver,
     };
-    attach_link(program, uplink, driver_mode, &pin(links, uplink, mode))
+    attach_link(program, uplink, driver_mode, &name(uplink, mode), pins)
         .with_context(|| format!("attaching {} to {uplink}, {mode}", Hook::XdpFromWire.name()))
 }
 
 /// Detaches the program, in whichever mode it is attached.
-pub(super) fn detach(uplink: &str, links: &Path) -> anyhow::Result<()> {
-    remove_pin(&pin(links, uplink, XdpMode::Generic))?;
-    remove_pin(&pin(links, uplink, XdpMode::Native))
+pub(super) fn detach(uplink: &str, pins: &Pins) -> anyhow::Result<()> {
+    pins.remove(&name(uplink, XdpMode::Generic))?;
+    pins.remove(&name(uplink, XdpMode::Native))
+}
+
+/// Whether this very program runs at the uplink.
+pub(super) fn is_attached(program: &Xdp, uplink: &str, mode: XdpMode, pins: &Pins) -> anyhow::Result<bool> {
+    runs_by(program.info()?.id(), uplink, &pins.place(&name(uplink, mode)))
 }
 
 /// The mode is part of the name: another one means another link.
-fn pin(links: &Path, uplink: &str, mode: XdpMode) -> PathBuf {
-    let path = pin_path(links, Hook::XdpFromWire, uplink);
-    path.with_file_name(format!("{}:{mode}", path.file_name().unwrap_or_default().display()))
+fn name(uplink: &str, mode: XdpMode) -> String {
+    format!("{}:{mode}", pins::name(Hook::XdpFromWire, uplink))
 }
 
-fn attach_link(program: &mut Xdp, uplink: &str, driver_mode: xdp::XdpMode, pin: &Path) -> anyhow::Result<()> {
-    if let Some(link) = open_pin(pin)? {
+fn attach_link(
+    program: &mut Xdp,
+    uplink: &str,
+    driver_mode: xdp::XdpMode,
+    name: &str,
+    pins: &Pins,
+) -> anyhow::Result<()> {
+    let own = pins.place(name);
+    for place in pins.places(name) {
+        let Some(link) = open_pin(&place)? else { continue };
         match program.attach_to_link(link) {
             Ok(id) => {
                 // The pin keeps the link; only our descriptor of it is closed here.
                 drop(program.take_link(id)?);
+                if place != own {
+                    step("XDP program swapped on a link of another layout");
+                    fs_err::rename(&place, &own).context("pinning a link of another layout anew")?;
+                }
                 return Ok(());
             }
             // The link's device is gone (a new one may have its name).
@@ -97,14 +113,14 @@ fn attach_link(program: &mut Xdp, uplink: &str, driver_mode: xdp::XdpMode, pin: 
                 if matches!(io_error.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL)) => {}
             Err(error) => return Err(error).context("replacing the program of the pinned link"),
         }
-        remove_pin(pin)?;
+        pins::remove_pin(&place)?;
     }
     let id = program.attach(uplink, driver_mode)?;
     // aya falls back to netlink in silence, and such a program would vanish with the agent.
     let link: FdLink = program.take_link(id)?.try_into().map_err(|error| {
         anyhow!("the kernel gives no link for it ({error}): another XDP program may be attached, see `ip link show {uplink}`")
     })?;
-    link.pin(pin).with_context(|| format!("pinning the link to {}", pin.display()))?;
+    link.pin(&own).with_context(|| format!("pinning the link to {}", own.display()))?;
     Ok(())
 }
 

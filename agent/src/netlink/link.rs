@@ -134,6 +134,15 @@ impl Netlink {
         result.map_err(to_io).with_context(|| format!("bringing up the device with index {index}"))
     }
 
+    /// Changes a device's Ethernet address.
+    pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
+        let result = self.handle.link().set(message).execute().await;
+        result
+            .map_err(to_io)
+            .with_context(|| format!("setting the Ethernet address of the device with index {index}"))
+    }
+
     async fn set_alias(&self, index: u32, alias: &str) -> anyhow::Result<()> {
         let message = LinkUnspec::new_with_index(index).alias(alias).build();
         let result = self.handle.link().set(message).execute().await;

@@ -4,12 +4,15 @@
 //! being done to what; [`is_errno`] tells the kernel's reasons apart.
 
 mod address;
+mod batch;
 mod encap;
 mod error;
+mod filter;
 mod link;
 pub mod namespace;
 mod neighbour;
 pub mod offload;
+mod removal;
 mod resolve;
 mod route;
 mod rule;
@@ -31,7 +34,7 @@ pub use encap::Encap;
 pub use error::is_errno;
 pub use link::{Link, VethSpec};
 pub use resolve::NextHop;
-pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RouteScope};
+pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RoutePlace, RouteScope};
 pub use rule::Rule;
 pub use vxlan::Vxlan;
 pub use watch::Change;
@@ -44,13 +47,14 @@ pub struct Netlink {
     namespace: Option<Arc<OwnedFd>>,
     /// Held over a dump: the kernel runs one at a time on a socket, and refuses a second one with EBUSY.
     dumping: Arc<Mutex<()>>,
+    removals: removal::Removals,
 }
 
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace and serves it on the running tokio runtime.
     pub fn new() -> anyhow::Result<Self> {
         let handle = connect().context("opening a netlink socket")?;
-        Ok(Self { handle, namespace: None, dumping: Arc::default() })
+        Ok(Self { handle, namespace: None, dumping: Arc::default(), removals: Arc::default() })
     }
 
     /// Opens a socket in another network namespace. It stays bound to that namespace; the caller's thread does not
@@ -60,7 +64,12 @@ impl Netlink {
             namespace::run_in(namespace, connect)?.context("opening a netlink socket in a namespace")?;
         let namespace =
             namespace.try_clone_to_owned().context("duplicating a network namespace's descriptor")?;
-        Ok(Self { handle, namespace: Some(Arc::new(namespace)), dumping: Arc::default() })
+        Ok(Self {
+            handle,
+            namespace: Some(Arc::new(namespace)),
+            dumping: Arc::default(),
+            removals: Arc::default(),
+        })
     }
 
     /// Runs `open` where this socket's namespace is current.

@@ -44,6 +44,9 @@ pub enum RouteScope {
     Link,
 }
 
+/// Table, destination and metric.
+pub type RoutePlace = (u8, IpNetwork, Option<u32>);
+
 /// One of Podlane's routes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -103,6 +106,12 @@ impl Route {
             scope: RouteScope::Universe,
             ..Self::to_device(destination, 0)
         }
+    }
+
+    /// What the kernel tells routes apart by: one replaces another in the same place.
+    #[must_use]
+    pub const fn place(&self) -> RoutePlace {
+        (self.table, self.destination, self.metric)
     }
 
     /// The form in which [`Netlink::routes`] reports this route once it is installed: compare these.
@@ -168,7 +177,7 @@ impl Route {
     }
 
     /// `None` for a route of another kind than Podlane's, or of somebody else.
-    fn from_message(message: &RouteMessage) -> Option<Self> {
+    pub(super) fn from_message(message: &RouteMessage) -> Option<Self> {
         if !is_ours(message) {
             return None;
         }

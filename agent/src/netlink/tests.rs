@@ -1,5 +1,6 @@
 //! Against the real kernel, each test in a network namespace of its own (needs root).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
@@ -202,12 +203,45 @@ fn changes_are_announced() {
         seen(&mut changes, |change| matches!(change, Change::Address { .. })).await;
         let route = Route::to_device(net("10.244.1.2/32"), device);
         node.replace_route(&route).await.unwrap();
-        seen(&mut changes, |change| matches!(change, Change::Route { ours: true, .. })).await;
+        seen(&mut changes, |change| matches!(change, Change::Route { ours: Some(found), to_host: true, removed: false } if **found == route)).await;
         node.replace_permanent_neighbour(device, ip("10.244.1.2"), POD_MAC).await.unwrap();
-        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device }).await;
+        seen(&mut changes, |change| *change == Change::Neighbour { ifindex: device, removed: false }).await;
         node.delete_link(device).await.unwrap();
         let gone = Change::Link { index: device, name: "pl0".to_owned(), removed: true };
         seen(&mut changes, |change| *change == gone).await;
+    });
+}
+
+#[test]
+fn many_routes_are_written_asked_for_and_deleted_at_once_and_announced_as_written() {
+    in_own_namespace(|| async {
+        let pod_netns = new_namespace();
+        let (node, device) = node_with_device(pod_netns.as_fd()).await;
+        node.add_address(device, net("192.168.1.11/24")).await.unwrap();
+        node.set_up(device).await.unwrap();
+        let mut changes = Netlink::new().unwrap().watch().unwrap();
+        // More than are under way at a time.
+        let cidr = |number: usize| net(&format!("10.{}.{}.0/24", number / 256, number % 256));
+        let routes: Vec<Route> =
+            (0..500).map(|number| Route::via(cidr(number), ip("192.168.1.12"), device).canonical()).collect();
+        for (route, result) in node.replace_routes(routes.clone()).await {
+            result.unwrap_or_else(|error| panic!("{route}: {error:#}"));
+        }
+        let present: BTreeSet<Route> = node.routes().await.unwrap().into_iter().collect();
+        assert_eq!(present, routes.iter().cloned().collect());
+        let last = routes.last().unwrap();
+        let as_written = |change: &Change| matches!(change, Change::Route { ours: Some(route), to_host: false, removed: false } if **route == *last);
+        seen(&mut changes, as_written).await;
+
+        let wanted: Vec<IpAddr> = routes.iter().map(|route| route.destination.ip()).collect();
+        let answers = node.resolve_all(wanted.clone()).await;
+        assert_eq!(answers.len(), wanted.len());
+        for (address, answer) in answers {
+            let hop = answer.unwrap_or_else(|error| panic!("{address}: {error:#}"));
+            assert_eq!((hop.ifindex, hop.gateway), (device, Some(ip("192.168.1.12"))));
+        }
+        node.delete_routes(routes).await.unwrap();
+        assert_eq!(node.routes().await.unwrap(), []);
     });
 }
 

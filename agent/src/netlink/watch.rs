@@ -4,12 +4,12 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 
-use super::route::is_ours;
-use super::{Link, Netlink};
+use super::{Link, Netlink, Route};
 
 /// Bytes of announcements that may wait for us, before the kernel drops them. The kernel doubles it and may cap it
 /// at `net.core.rmem_max`.
@@ -36,16 +36,22 @@ pub enum Change {
     },
     /// A route came or went.
     Route {
-        /// It is one of Podlane's.
-        ours: bool,
+        /// The route, if it is one of Podlane's.
+        ours: Option<Box<Route>>,
         /// Its destination is one address, as a local pod's is.
         to_host: bool,
+        /// It is gone.
+        removed: bool,
     },
     /// A neighbour was learnt, changed its state or was forgotten.
     Neighbour {
         /// On this device.
         ifindex: u32,
+        /// It is gone, or about to go.
+        removed: bool,
     },
+    /// A routing rule came or went.
+    Rule,
     /// Announcements were lost: look at everything again.
     Lost,
 }
@@ -75,13 +81,15 @@ impl Netlink {
 
     fn listen(&self) -> anyhow::Result<Messages> {
         use anyhow::Context as _;
-        const GROUPS: [MulticastGroup; 6] = [
+        const GROUPS: [MulticastGroup; 8] = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
             MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, messages) = self
             .within_namespace(|| {
@@ -115,15 +123,27 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
         {
             return None;
         }
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            let bits = if route.header.address_family == AddressFamily::Inet { 32 } else { 128 };
-            Change::Route { ours: is_ours(route), to_host: route.header.destination_prefix_length == bits }
+        RouteNetlinkMessage::NewRoute(route) => route_change(route, false),
+        RouteNetlinkMessage::DelRoute(route) => route_change(route, true),
+        RouteNetlinkMessage::NewNeighbour(neighbour) => Change::Neighbour {
+            ifindex: neighbour.header.ifindex,
+            removed: neighbour.header.state == NeighbourState::Failed,
+        },
+        RouteNetlinkMessage::DelNeighbour(neighbour) => {
+            Change::Neighbour { ifindex: neighbour.header.ifindex, removed: true }
         }
-        RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            Change::Neighbour { ifindex: neighbour.header.ifindex }
-        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Change::Rule,
         _ => return None,
     })
+}
+
+fn route_change(route: &RouteMessage, removed: bool) -> Change {
+    let bits = if route.header.address_family == AddressFamily::Inet { 32 } else { 128 };
+    Change::Route {
+        ours: Route::from_message(route).map(Box::new),
+        to_host: route.header.destination_prefix_length == bits,
+        removed,
+    }
 }
 
 fn link_change(link: Link, removed: bool) -> Change {

@@ -1,7 +1,7 @@
 //! Masquerade: packets from pods to destinations outside the cluster get the node's address, by an nftables table of
 //! Podlane's own. Nobody else's rules are read or touched.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Context as _, anyhow};
 use ipnetwork::IpNetwork;
@@ -42,21 +42,33 @@ impl Masquerade {
         }
     }
 
-    /// Writes the table, whole or not at all, unless it is there already with these contents.
+    /// Writes the table, whole or not at all, unless it is there already with these contents. Returns whether it wrote.
     ///
     /// # Errors
     /// Where nft is missing or refuses; the text names the way out.
-    pub(super) async fn install(&self) -> anyhow::Result<()> {
+    pub(super) async fn install(&self) -> anyhow::Result<bool> {
         let mark = self.mark();
         if installed_mark().await?.as_ref() == Some(&mark) {
-            return Ok(());
+            return Ok(false);
         }
         helper::apply_ruleset_async(&self.ruleset(&mark))
             .await
             .map_err(explain)
             .context("writing the masquerade rules")?;
         tracing::info!(table = TABLE, networks = self.cluster.len(), "masquerade rules written");
-        Ok(())
+        Ok(true)
+    }
+
+    /// As [`Self::install`], where the table is likely to be that of `before`.
+    pub(super) async fn install_after(&self, before: &Self) -> anyhow::Result<bool> {
+        let changes = self.changes(before, &self.mark());
+        if let Some(changes) = changes
+            && helper::apply_ruleset_async(&changes).await.is_ok()
+        {
+            return Ok(true);
+        }
+        // Somebody else has changed or removed it.
+        self.install().await
     }
 
     /// Tells these rules from others: the rules carry it as their comment.
@@ -67,6 +79,12 @@ impl Masquerade {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         format!("podlane {hash:016x}")
+    }
+}
+
+impl fmt::Display for Masquerade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the nftables table inet {TABLE} ({})", self.mark())
     }
 }
 
@@ -148,7 +166,7 @@ mod tests {
     fn dual_stack() -> Masquerade {
         let own = node("node1", &["192.168.1.11", "fd00:1::11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
         let peer = node("node2", &["192.168.1.12"], &["10.244.2.0/24"]);
-        let cluster = Cluster::new(vec![own.clone(), peer]).unwrap();
+        let cluster = Cluster::of([own.clone(), peer]);
         Masquerade::new(&own, &cluster, ["uplink"])
     }
 
@@ -218,6 +236,31 @@ mod tests {
                 masquerade.install().await.unwrap();
                 assert_eq!(installed_mark().await.unwrap(), Some(masquerade.mark()));
             }
+            // Two nodes come, one goes, and back.
+            let mut other = dual_stack();
+            for network in ["10.244.3.0/24", "192.168.1.13/32", "fd00:244:3::/64"] {
+                other.cluster.insert(network.parse().unwrap());
+            }
+            other.cluster.remove(&"10.244.2.0/24".parse().unwrap());
+            for (before, after) in [(&masquerade, &other), (&other, &masquerade)] {
+                assert!(after.changes(before, "podlane 0").is_some());
+                assert!(after.install_after(before).await.unwrap());
+                assert_eq!(installed_mark().await.unwrap(), Some(after.mark()));
+                let table =
+                    helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "table", "inet", TABLE]);
+                let table = table.unwrap();
+                for network in &after.cluster {
+                    assert!(table.contains(&format!("\"{}\"", network.ip())), "{network}: {table}");
+                }
+                for network in before.cluster.difference(&after.cluster) {
+                    assert!(!table.contains(&format!("\"{}\"", network.ip())), "{network}: {table}");
+                }
+            }
+            // Not the table that it is thought to be.
+            let mut third = other.clone();
+            third.cluster.remove(&"10.244.3.0/24".parse().unwrap());
+            assert!(third.install_after(&other).await.unwrap());
+            assert_eq!(installed_mark().await.unwrap(), Some(third.mark()));
             assert!(remove_masquerade().await.unwrap());
             assert!(!remove_masquerade().await.unwrap());
             let left = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "tables"]).unwrap();

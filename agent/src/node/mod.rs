@@ -5,6 +5,7 @@
 
 mod files;
 mod flows;
+mod ledger;
 mod masquerade;
 mod mtu;
 mod overlay;
@@ -15,15 +16,20 @@ mod reconcile;
 mod ruleset;
 mod sysctl;
 mod uplinks;
+mod ways;
 mod xdp;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use ipnetwork::IpNetwork;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time,
 };
 
@@ -32,14 +38,17 @@ pub use masquerade::remove_masquerade;
 pub use overlay::OVERLAY_DEVICE;
 pub use peers::{Peer, PeerState};
 
+use ledger::Ledger;
 use masquerade::Masquerade;
+use ways::Ways;
 
 use crate::{
     cluster::{Cluster, Update},
     config::Config,
     datapath::Datapath,
-    netlink::{Change, Netlink},
+    netlink::{Change, Netlink, Route, RoutePlace},
     pods::{NodeNetwork, is_host_interface},
+    repairs::Repairs,
 };
 
 /// Changes come in bursts: a pass waits this long for the rest of one.
@@ -55,7 +64,7 @@ const LISTEN_TO_ROUTERS: Duration = Duration::from_secs(1);
 /// What `podlane status` tells of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// A pass has succeeded since the agent started.
+    /// A pass has succeeded since the agent started: pods can be attached from then on.
     pub ready: bool,
     /// The uplinks in use.
     pub uplinks: Vec<String>,
@@ -69,8 +78,14 @@ pub struct NodeStatus {
     pub xdp_uplinks: Vec<String>,
     /// The other nodes.
     pub peers: Vec<Peer>,
-    /// What is wrong, in words.
+    /// What keeps this node's pods from being attached or reached, in words.
     pub problems: Vec<String>,
+    /// What else is wrong: about one peer, the speed, the way outside.
+    pub warnings: Vec<String>,
+    /// When a pass last went through.
+    pub reconciled: Option<SystemTime>,
+    /// The cluster source has been read, and can be.
+    pub source_up: bool,
 }
 
 /// The task that keeps the node as the cluster says.
@@ -83,7 +98,11 @@ pub struct NodeTask {
     network: watch::Sender<Option<NodeNetwork>>,
     status: watch::Sender<NodeStatus>,
     memory: Memory,
+    ledger: Ledger,
 }
+
+/// A wish for a pass now; answered when it is over.
+pub type PassRequest = oneshot::Sender<()>;
 
 /// What a pass remembers for the next one.
 #[derive(Debug, Default)]
@@ -93,6 +112,16 @@ struct Memory {
     /// The masquerade rules that were last looked after, and what was wrong with them; the inner `None` where there
     /// should be none.
     masquerade: Option<(Option<Masquerade>, Option<String>)>,
+    /// The overlay device's index, while there is one.
+    overlay: Option<u32>,
+    /// The maps are to be compared with what was written.
+    look_at_maps: bool,
+    /// The kernel's ways to the peers.
+    ways: Ways,
+    /// The node's routes that were in the kernel after the last pass.
+    routes: BTreeMap<RoutePlace, Route>,
+    /// Since the last whole pass nothing has changed but the cluster: what is in kernel and maps need not be read.
+    trusted: bool,
     /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
     path_mtu_errors: Option<u64>,
 }
@@ -106,6 +135,7 @@ impl NodeTask {
         datapath: Arc<Datapath>,
         network: watch::Sender<Option<NodeNetwork>>,
         status: watch::Sender<NodeStatus>,
+        repairs: Repairs,
     ) -> Self {
         Self {
             config,
@@ -116,6 +146,7 @@ impl NodeTask {
             network,
             status,
             memory: Memory::default(),
+            ledger: Ledger::new(repairs),
         }
     }
 
@@ -123,40 +154,60 @@ impl NodeTask {
     ///
     /// # Errors
     /// Where the kernel's changes cannot be listened to.
-    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut requests: mpsc::Receiver<PassRequest>,
+    ) -> anyhow::Result<()> {
         let mut changes = self.netlink.watch().context("listening to the kernel's changes")?;
+        let mut pods = BTreeSet::new();
         let mut look_again = time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut listen_to_routers = time::interval(LISTEN_TO_ROUTERS);
         listen_to_routers.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
+            let mut asked = None;
             tokio::select! {
+                Some(request) = requests.recv() => {
+                    asked = Some(request);
+                    self.look_closely();
+                }
                 update = updates.recv() => match update {
-                    Some(update) => self.take(update),
+                    Some(update) => {
+                        self.take(update);
+                        while let Ok(update) = updates.try_recv() {
+                            self.take(update);
+                        }
+                    }
                     None => return Ok(()),
                 },
                 change = changes.next() => {
                     let change = change.context("the kernel's changes can no longer be listened to")?;
-                    if !matters(&change) {
+                    if !self.matters(&change, &mut pods) {
                         continue;
                     }
+                    self.distrust();
                     time::sleep(SETTLE).await;
-                    while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+                    while let Some(Some(change)) = futures_util::FutureExt::now_or_never(changes.next()) {
+                        self.matters(&change, &mut pods);
+                    }
                 }
                 _ = listen_to_routers.tick(), if self.memory.path_mtu_errors.is_some() => {
                     if !self.has_new_path_mtus() {
                         continue;
                     }
+                    self.distrust();
                 }
                 _ = look_again.tick() => {
-                    // Others may have flushed nftables' rules, which nobody announces.
-                    if self.config.masquerade {
-                        self.memory.masquerade = None;
-                    }
+                    self.look_closely();
                     self.sweep_flows();
                 }
             }
             self.pass().await;
+            if let Some(asked) = asked {
+                // Who asked may be gone.
+                asked.send(()).ok();
+            }
         }
     }
 
@@ -177,6 +228,22 @@ impl NodeTask {
                 self.cluster_problem = Some(problem);
             }
         }
+    }
+
+    /// The next pass looks also at what costs time: others may have flushed nftables' rules, or changed
+    /// maps, which nobody announces.
+    fn look_closely(&mut self) {
+        self.memory.look_at_maps = true;
+        self.distrust();
+        if self.config.masquerade {
+            self.memory.masquerade = None;
+        }
+    }
+
+    /// The next pass reads everything anew.
+    fn distrust(&mut self) {
+        self.memory.trusted = false;
+        self.memory.ways.forget();
     }
 
     /// Whether a router has said that the overlay's packets are too big since the last pass.
@@ -204,19 +271,25 @@ impl NodeTask {
     async fn pass(&mut self) {
         let mut status = match self.cluster.take() {
             Some(cluster) => {
-                let status = self.reconcile(&cluster).await;
+                let mut status = self.reconcile(&cluster).await;
+                status.warnings.extend_from_slice(cluster.refused());
                 self.cluster = Some(cluster);
                 status
             }
             None => NodeStatus::default(),
         };
-        status.problems.extend(self.cluster_problem.clone());
-        let before = self.status.borrow().problems.clone();
-        for problem in status.problems.iter().filter(|problem| !before.contains(problem)) {
-            tracing::warn!(problem, "problem");
+        status.source_up = self.cluster.is_some() && self.cluster_problem.is_none();
+        status.reconciled = status.reconciled.or(self.status.borrow().reconciled);
+        match (&self.cluster, self.cluster_problem.clone()) {
+            // Whatever was known stays in force.
+            (Some(_), problem) => status.warnings.extend(problem),
+            (None, problem) => status.problems.extend(problem),
         }
-        for problem in before.iter().filter(|problem| !status.problems.contains(problem)) {
-            tracing::info!(problem, "problem solved");
+        {
+            let before = self.status.borrow();
+            status.ready |= before.ready;
+            tell("problem", &before.problems, &status.problems);
+            tell("warning", &before.warnings, &status.warnings);
         }
         self.status.send_if_modified(|old| {
             let changed = *old != status;
@@ -226,13 +299,41 @@ impl NodeTask {
     }
 }
 
-/// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business: the fast path
-/// resolves them itself. Pods' own interfaces and routes are not this task's: a pass for every pod that comes would ask
-/// the kernel about every peer.
-fn matters(change: &Change) -> bool {
-    match change {
-        Change::Neighbour { .. } | Change::Route { ours: true, to_host: true } => false,
-        Change::Link { name, .. } => !is_host_interface(name),
-        Change::Address { .. } | Change::Route { .. } | Change::Lost => true,
+impl NodeTask {
+    /// Whether the node may have to be mended. Neighbours learnt and forgotten are the kernel's business, but for the
+    /// overlay's, which are ours: the fast path resolves the others itself. Pods' own interfaces and routes are not this
+    /// task's: a pass for every pod that comes would ask the kernel about every peer. `pods` remembers their interfaces'
+    /// indices.
+    fn matters(&self, change: &Change, pods: &mut BTreeSet<u32>) -> bool {
+        match change {
+            Change::Neighbour { ifindex, removed } => *removed && self.memory.overlay == Some(*ifindex),
+            Change::Route { ours: Some(_), to_host: true, .. } => false,
+            // What the last pass has done itself.
+            Change::Route { ours: Some(route), removed, .. } => {
+                let wanted = self.memory.routes.get(&route.place());
+                if *removed { wanted.is_some() } else { wanted != Some(&**route) }
+            }
+            Change::Link { index, name, removed } if is_host_interface(name) => {
+                if *removed {
+                    pods.remove(index);
+                } else {
+                    pods.insert(*index);
+                }
+                false
+            }
+            // Each gets a link-local one from the kernel.
+            Change::Address { ifindex } => !pods.contains(ifindex),
+            Change::Link { .. } | Change::Route { .. } | Change::Rule | Change::Lost => true,
+        }
+    }
+}
+
+/// Logs what is wrong since the last pass, and what no longer is.
+fn tell(kind: &str, before: &[String], now: &[String]) {
+    for text in now.iter().filter(|text| !before.contains(text)) {
+        tracing::warn!(text, "{kind}");
+    }
+    for text in before.iter().filter(|text| !now.contains(text)) {
+        tracing::info!(text, "{kind} solved");
     }
 }

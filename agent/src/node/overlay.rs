@@ -6,7 +6,7 @@ use anyhow::bail;
 use dataplane_common::Hook;
 use ipnetwork::IpNetwork;
 
-use super::{NodeTask, sysctl};
+use super::{NodeTask, ledger::Ledger, sysctl};
 use crate::{
     cluster::Node,
     netlink::{Link, Vxlan},
@@ -26,7 +26,13 @@ pub(super) struct Wanted {
 
 impl NodeTask {
     /// Creates, adopts or changes the device, with its programs attached before a packet can pass it.
-    pub(super) async fn ensure_overlay(&self, links: &[Link], wanted: Wanted) -> anyhow::Result<Link> {
+    pub(super) async fn ensure_overlay(
+        &self,
+        links: &[Link],
+        wanted: Wanted,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<Link> {
+        let found = links.iter().any(|link| link.name == OVERLAY_DEVICE && fits(link, wanted));
         let mut link = match links.iter().find(|link| link.name == OVERLAY_DEVICE) {
             Some(link) if link.kind.as_deref() != Some("vxlan") => {
                 bail!(
@@ -54,11 +60,10 @@ impl NodeTask {
             );
             link.mtu = wanted.mtu;
         }
-        sysctl::prepare_overlay(OVERLAY_DEVICE)?;
+        ledger.keep(format_args!("the device {OVERLAY_DEVICE}"), found, "made anew");
+        sysctl::prepare_overlay(OVERLAY_DEVICE, link.index, ledger)?;
         for hook in [Hook::ToWire, Hook::FromOverlay] {
-            if !self.datapath.is_attached(hook, OVERLAY_DEVICE)? {
-                self.datapath.attach(hook, OVERLAY_DEVICE)?;
-            }
+            self.ensure_attached(hook, &link, ledger).await?;
         }
         if !link.up {
             self.netlink.set_vxlan_up(&link, wanted.port).await?;
@@ -74,6 +79,7 @@ impl NodeTask {
         overlay: &Link,
         node: &Node,
         addresses: &[(u32, IpNetwork)],
+        ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
         let wanted: Vec<IpAddr> = node.pod_cidrs.iter().filter(|cidr| cidr.is_ipv4()).map(gateway).collect();
         let present = || {
@@ -82,8 +88,13 @@ impl NodeTask {
                 .filter(|(index, network)| *index == overlay.index && network.is_ipv4())
                 .map(|(_, network)| network.ip())
         };
-        for address in wanted.iter().filter(|address| !present().any(|present| present == **address)) {
-            self.netlink.add_address(overlay.index, IpNetwork::from(*address)).await?;
+        for address in &wanted {
+            let found = present().any(|present| present == *address);
+            if !found {
+                self.netlink.add_address(overlay.index, IpNetwork::from(*address)).await?;
+            }
+            let thing = format!("the address {address} on {} (index {})", overlay.name, overlay.index);
+            ledger.keep(thing, found, "added again");
         }
         for former in present().filter(|address| !wanted.contains(address)) {
             self.netlink.delete_address(overlay.index, IpNetwork::from(former)).await?;
@@ -114,6 +125,7 @@ impl NodeTask {
         overlay: &Link,
         wanted: &BTreeMap<IpAddr, [u8; 6]>,
         problems: &mut Vec<String>,
+        ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
         let mut present = BTreeMap::new();
         for (ifindex, address, mac) in self.netlink.permanent_neighbours().await? {
@@ -122,12 +134,16 @@ impl NodeTask {
             }
         }
         for (address, mac) in wanted {
-            if present.get(address) != Some(mac)
+            let found = present.get(address) == Some(mac);
+            if !found
                 && let Err(error) =
                     self.netlink.replace_permanent_neighbour(overlay.index, *address, *mac).await
             {
                 problems.push(format!("{error:#}"));
+                continue;
             }
+            let thing = format!("the neighbour {address} on {} (index {})", overlay.name, overlay.index);
+            ledger.keep(thing, found, "entered again");
         }
         for former in present.keys().filter(|address| !wanted.contains_key(*address)) {
             // The kernel's own entries for multicast groups are permanent too.

@@ -55,12 +55,12 @@ impl Way {
     pub(super) fn new(
         node: &str,
         address: IpAddr,
-        answer: anyhow::Result<NextHop>,
+        answer: Result<NextHop, String>,
         uplinks: &[Link],
     ) -> Self {
         let path_mtu = answer.as_ref().ok().and_then(|hop| hop.mtu);
         let found = match answer {
-            Err(error) => Err(format!("no route to node {node} at {address}: {error:#}")),
+            Err(error) => Err(format!("no route to node {node} at {address}: {error}")),
             Ok(hop) => match uplinks.iter().find(|uplink| uplink.index == hop.ifindex) {
                 // A route that names the peer itself as the gateway only says by which device.
                 Some(uplink) if uplink.up => {

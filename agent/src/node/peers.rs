@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-use super::path::{self, Path, Policy, Way};
-use crate::{
-    cluster::Node,
-    netlink::{Link, Netlink},
+use super::{
+    path::{self, Path, Policy, Way},
+    ways::Ways,
 };
+use crate::{cluster::Node, netlink::Link};
 
 /// How a peer is reached. Where its pod CIDRs are reached in different ways, the last of these that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,18 +52,10 @@ pub(super) struct PeerPaths<'a> {
 }
 
 impl<'a> PeerPaths<'a> {
-    /// Asks the kernel for the ways to the peer's addresses, and chooses.
-    pub(super) async fn find(
-        own: &Node,
-        node: &'a Node,
-        policy: Policy,
-        netlink: &Netlink,
-        uplinks: &[Link],
-    ) -> Self {
-        let mut ways = Vec::new();
-        for address in &node.addresses {
-            ways.push(Way::new(&node.name, *address, netlink.resolve(*address).await, uplinks));
-        }
+    /// Chooses among the kernel's ways to the peer's addresses.
+    pub(super) fn find(own: &Node, node: &'a Node, policy: Policy, ways: &Ways, uplinks: &[Link]) -> Self {
+        let way = |address: &IpAddr| Way::new(&node.name, *address, ways.to(*address), uplinks);
+        let ways: Vec<Way> = node.addresses.iter().map(way).collect();
         let outer = path::outer(&own.addresses, &node.addresses);
         let choose = |cidr: &IpNetwork| path::choose(&node.name, cidr.is_ipv4(), &ways, outer, policy);
         let paths = node.pod_cidrs.iter().map(|cidr| (*cidr, choose(cidr))).collect();

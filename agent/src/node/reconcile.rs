@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,7 @@ use ipnetwork::IpNetwork;
 use super::{
     NodeStatus, NodeTask,
     files::NodeFile,
+    ledger::Ledger,
     masquerade::{Masquerade, remove_masquerade},
     mtu, overlay,
     path::{self, Path, Policy},
@@ -22,7 +24,7 @@ use super::{
 use crate::{
     cluster::{Cluster, Node},
     config::TunnelSetting,
-    datapath::{OwnAddresses, XdpMode},
+    datapath::{Contents, OwnAddresses, XdpMode},
     netlink::{Link, Route, RouteKind, Rule},
     pods::{NodeNetwork, gateway},
 };
@@ -34,14 +36,27 @@ impl NodeTask {
     /// Never fails as a whole: what goes wrong is a problem in the status, and the rest is done.
     pub(super) async fn reconcile(&mut self, cluster: &Cluster) -> NodeStatus {
         let mut status = NodeStatus::default();
-        if let Err(error) = self.try_reconcile(cluster, &mut status).await {
-            status.problems.push(format!("{error:#}"));
+        let mut ledger = std::mem::take(&mut self.ledger);
+        // Until a pass has succeeded, the next one trusts nothing.
+        let trusted = std::mem::take(&mut self.memory.trusted);
+        let result = self.try_reconcile(cluster, &mut status, &mut ledger, trusted).await;
+        ledger.end(result.is_ok() && !trusted);
+        self.ledger = ledger;
+        match result {
+            Ok(()) => status.reconciled = Some(SystemTime::now()),
+            Err(error) => status.problems.push(format!("{error:#}")),
         }
         status.ready = status.mtu != 0;
         status
     }
 
-    async fn try_reconcile(&mut self, cluster: &Cluster, status: &mut NodeStatus) -> anyhow::Result<()> {
+    async fn try_reconcile(
+        &mut self,
+        cluster: &Cluster,
+        status: &mut NodeStatus,
+        ledger: &mut Ledger,
+        trusted: bool,
+    ) -> anyhow::Result<()> {
         let name = self.config.node_name.clone();
         let Some(node) = cluster.node(&name) else {
             bail!(
@@ -58,28 +73,34 @@ impl NodeTask {
         let uplink_mtu = uplinks.iter().map(|link| link.mtu).min().context("no uplinks")?;
         let names = || uplinks.iter().map(|link| link.name.as_str());
         status.uplinks = names().map(str::to_owned).collect();
-        sysctl::enable_forwarding(node.pod_cidrs.iter().any(IpNetwork::is_ipv4), has_ipv6, names())?;
+        let has_ipv4 = node.pod_cidrs.iter().any(IpNetwork::is_ipv4);
+        sysctl::enable_forwarding(has_ipv4, has_ipv6, names(), ledger)?;
 
-        self.give_addresses(node, &links, &addresses, &uplinks).await?;
-        self.datapath.set_nodes(&cluster.peers(&name).flat_map(|peer| peer.addresses.clone()).collect())?;
+        self.give_addresses(node, &links, &addresses, &uplinks, ledger).await?;
+        let look = std::mem::take(&mut self.memory.look_at_maps);
+        let damaged = if look { self.datapath.damage()? } else { Vec::new() };
+        let peer_addresses = || cluster.peers(&name).flat_map(|peer| peer.addresses.iter().copied());
+        self.datapath.set_nodes(&peer_addresses().collect())?;
         self.datapath.set_own_addresses(&own_addresses(node, &uplinks))?;
-        let mut found = Vec::new();
         let policy = Policy { tunnel: self.config.tunnel, routed: self.config.routed };
-        for peer in cluster.peers(&name) {
-            found.push(PeerPaths::find(node, peer, policy, &self.netlink, &uplinks).await);
-        }
+        let wanted = peer_addresses().collect();
+        self.memory.ways.learn(&self.netlink, wanted).await;
+        let find = |peer| PeerPaths::find(node, peer, policy, &self.memory.ways, &uplinks);
+        let found: Vec<PeerPaths<'_>> = cluster.peers(&name).map(find).collect();
         let mut plan = Plan::default();
         let wanted = self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some());
         let overlay = match wanted {
             Some(wanted) => {
                 plan.problems.extend(mac_collisions(cluster.nodes()));
-                self.ensure_overlay(&links, wanted)
+                self.ensure_overlay(&links, wanted, ledger)
                     .await
-                    .map_err(|error| plan.problems.push(format!("{error:#}")))
+                    // No peer behind a router can be reached.
+                    .map_err(|error| status.problems.push(format!("{error:#}")))
                     .ok()
             }
             None => None,
         };
+        self.memory.overlay = overlay.as_ref().map(|overlay| overlay.index);
         let path_mtus = self.path_mtus(overlay.is_some())?;
         let here = Here {
             node,
@@ -98,14 +119,19 @@ impl NodeTask {
         );
         // The slow path first: the fast path is never the only one.
         if let Some(overlay) = &overlay {
-            self.address_overlay(overlay, node, &addresses).await?;
-            self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems).await?;
+            self.address_overlay(overlay, node, &addresses, ledger).await?;
+            self.write_neighbours(overlay, &plan.neighbours, &mut plan.problems, ledger).await?;
         }
-        self.write_routes(&plan.slow, &mut plan.problems).await?;
-        self.write_rules(&plan.rules).await?;
-        self.attach(&uplinks, &mut plan.problems)?;
+        let slow = std::mem::take(&mut plan.slow);
+        let whole = self.write_routes(slow, &mut plan.problems, ledger, trusted).await?;
+        self.write_rules(&plan.rules, ledger).await?;
+        self.attach(&uplinks, &mut plan.problems, ledger).await?;
         plan.problems.extend(self.datapath.set_routes(&plan.fast)?);
-        plan.problems.extend(self.attach_xdp(&uplinks));
+        for damage in damaged {
+            ledger.mended(damage, "written again");
+        }
+        plan.problems.extend(self.attach_xdp(&uplinks, ledger));
+        self.datapath.filled(Contents::Peers)?;
         if wanted.is_none() {
             self.remove_overlay(&links).await?;
         }
@@ -119,7 +145,7 @@ impl NodeTask {
             _ => self.memory.xdp.keys().cloned().collect(),
         };
         status.peers = plan.peers;
-        status.problems.extend(plan.problems);
+        status.warnings.extend(plan.problems);
         let network = NodeNetwork { name: name.clone(), pod_cidrs: node.pod_cidrs.clone(), mtu: status.mtu };
         self.network.send_if_modified(|old| {
             let changed = old.as_ref() != Some(&network);
@@ -128,7 +154,8 @@ impl NodeTask {
         });
         // Last, as it runs another program, which takes its time.
         let rules = self.config.masquerade.then(|| Masquerade::new(node, cluster, names()));
-        status.problems.extend(self.masquerade(rules).await);
+        status.warnings.extend(self.masquerade(rules, ledger).await);
+        self.memory.trusted = whole;
         Ok(())
     }
 
@@ -163,12 +190,24 @@ impl NodeTask {
     }
 
     /// Looks after the masquerade rules, where they have changed or have not been looked at for a while.
-    async fn masquerade(&mut self, wanted: Option<Masquerade>) -> Option<String> {
+    async fn masquerade(&mut self, wanted: Option<Masquerade>, ledger: &mut Ledger) -> Option<String> {
+        let thing = wanted.as_ref().map(Masquerade::to_string);
         match &self.memory.masquerade {
-            Some((last, problem)) if *last == wanted => problem.clone(),
+            Some((last, problem)) if *last == wanted => {
+                if problem.is_none() {
+                    thing.into_iter().for_each(|thing| ledger.found(thing));
+                }
+                problem.clone()
+            }
             _ => {
                 let result = match &wanted {
-                    Some(rules) => rules.install().await,
+                    Some(rules) => match &self.memory.masquerade {
+                        Some((Some(last), None)) => rules.install_after(last).await,
+                        _ => rules.install().await,
+                    }
+                    .map(|written| {
+                        thing.into_iter().for_each(|thing| ledger.keep(thing, !written, "written again"));
+                    }),
                     None => remove_masquerade().await.map(drop),
                 };
                 let problem = result.err().map(|error| format!("{error:#}"));
@@ -185,6 +224,7 @@ impl NodeTask {
         links: &[Link],
         addresses: &[(u32, IpNetwork)],
         uplinks: &[Link],
+        ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
         let lo = links
             .iter()
@@ -204,9 +244,12 @@ impl NodeTask {
             both.write(&self.config.run_dir)?;
         }
         for gateway in &gateways {
-            if !addresses.iter().any(|(index, network)| *index == lo.index && network.ip() == *gateway) {
+            let found =
+                addresses.iter().any(|(index, network)| *index == lo.index && network.ip() == *gateway);
+            if !found {
                 self.netlink.add_address(lo.index, IpNetwork::from(*gateway)).await?;
             }
+            ledger.keep(format_args!("the gateway address {gateway} on {}", lo.name), found, "added again");
         }
         for former in before.gateways.difference(&gateways) {
             self.netlink.delete_address(lo.index, IpNetwork::from(*former)).await?;
@@ -223,36 +266,73 @@ impl NodeTask {
         Ok(())
     }
 
-    /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own).
-    async fn write_routes(&self, wanted: &[Route], problems: &mut Vec<String>) -> anyhow::Result<()> {
+    /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own). Whether all of
+    /// them are there now.
+    async fn write_routes(
+        &mut self,
+        wanted: Vec<Route>,
+        problems: &mut Vec<String>,
+        ledger: &mut Ledger,
+        trusted: bool,
+    ) -> anyhow::Result<bool> {
+        // One whose MTU has changed, as routers on the way have said, is another one.
+        let name = |route: &Route| {
+            let mtu = route.mtu.map_or_else(String::new, |mtu| format!(" with MTU {mtu}"));
+            format!("the kernel's route {route}{mtu}")
+        };
         let of_the_node = |route: &Route| route.gateway.is_some() || route.kind == RouteKind::Unreachable;
-        let place = |route: &Route| (route.table, route.destination, route.metric);
-        let wanted: BTreeMap<_, Route> = wanted
-            .iter()
-            .map(|route| route.clone().canonical())
-            .map(|route| (place(&route), route))
-            .collect();
-        let present: BTreeSet<Route> = self.netlink.routes().await?.into_iter().collect();
-        for route in wanted.values() {
-            if !present.contains(route)
-                && let Err(error) = self.netlink.replace_route(route).await
+        let wanted: BTreeMap<_, Route> =
+            wanted.into_iter().map(Route::canonical).map(|route| (route.place(), route)).collect();
+        let present: BTreeMap<_, Route> = if trusted {
+            std::mem::take(&mut self.memory.routes)
+        } else {
+            let routes = self.netlink.routes().await?.into_iter();
+            routes.filter(of_the_node).map(|route| (route.place(), route)).collect()
+        };
+        // Before they are written: what the kernel then announces is no news.
+        self.memory.routes.clone_from(&wanted);
+
+        let missing = wanted.iter().filter(|(place, route)| present.get(*place) != Some(*route));
+        let missing = missing.map(|(_, route)| route.clone()).collect();
+        let mut failed = BTreeSet::new();
+        for (route, result) in self.netlink.replace_routes(missing).await {
+            if let Some(old) = present.get(&route.place()).filter(|_| trusted) {
+                ledger.dropped(name(old));
+            }
+            match result {
+                Ok(()) => ledger.made(name(&route), "entered again"),
+                Err(error) => {
+                    problems.push(format!("{error:#}"));
+                    failed.insert(route.place());
+                }
+            }
+        }
+        if !trusted {
+            for route in
+                wanted.iter().filter_map(|(place, route)| present.get(place).filter(|old| *old == route))
             {
-                problems.push(format!("{error:#}"));
+                ledger.found(name(route));
             }
         }
-        for route in present.iter().filter(|route| of_the_node(route)) {
-            if !wanted.contains_key(&place(route)) {
-                self.netlink.delete_route(route).await?;
-            }
+        let former: Vec<Route> =
+            present.into_values().filter(|route| !wanted.contains_key(&route.place())).collect();
+        for route in former.iter().filter(|_| trusted) {
+            ledger.dropped(name(route));
         }
-        Ok(())
+        self.netlink.delete_routes(former).await?;
+        self.memory.routes.retain(|place, _| !failed.contains(place));
+        Ok(failed.is_empty())
     }
 
     /// The rules by which packets from pods are routed by Podlane's own table first.
-    async fn write_rules(&self, wanted: &BTreeSet<Rule>) -> anyhow::Result<()> {
+    async fn write_rules(&self, wanted: &BTreeSet<Rule>, ledger: &mut Ledger) -> anyhow::Result<()> {
         let present: BTreeSet<Rule> = self.netlink.rules().await?.into_iter().collect();
-        for rule in wanted.difference(&present) {
-            self.netlink.add_rule(*rule).await?;
+        for rule in wanted {
+            let found = present.contains(rule);
+            if !found {
+                self.netlink.add_rule(*rule).await?;
+            }
+            ledger.keep(format_args!("the routing rule {rule}"), found, "added again");
         }
         for rule in present.difference(wanted) {
             self.netlink.delete_rule(*rule).await?;
@@ -262,15 +342,41 @@ impl NodeTask {
 
     /// Attaches the uplinks' programs where this agent's are not attached yet. Egress first: no packet may be
     /// forwarded past flows that nobody has noted.
-    fn attach(&self, uplinks: &[Link], problems: &mut Vec<String>) -> anyhow::Result<()> {
+    async fn attach(
+        &self,
+        uplinks: &[Link],
+        problems: &mut Vec<String>,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<()> {
         for uplink in uplinks {
             for hook in [Hook::ToWire, Hook::FromWire] {
-                if !self.datapath.is_attached(hook, &uplink.name)?
-                    && let Err(error) = self.datapath.attach(hook, &uplink.name)
-                {
+                if let Err(error) = self.ensure_attached(hook, uplink, ledger).await {
                     problems.push(format!("{error:#}"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Attaches a program where this agent's is not attached.
+    pub(super) async fn ensure_attached(
+        &self,
+        hook: Hook,
+        device: &Link,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<()> {
+        let found = match self.datapath.filter(hook)? {
+            Some((program, ingress)) => {
+                self.netlink.classifiers(device.index, ingress).await?.contains(&program)
+            }
+            None => self.datapath.is_attached(hook, &device.name)?,
+        };
+        if !found {
+            self.datapath.attach(hook, &device.name)?;
+        }
+        if self.datapath.handover().is_none() {
+            let thing = format!("the program {} on {} (index {})", hook.name(), device.name, device.index);
+            ledger.keep(thing, found, "attached again");
         }
         Ok(())
     }

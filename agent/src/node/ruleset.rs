@@ -6,7 +6,10 @@ use ipnetwork::IpNetwork;
 use nftables::{
     batch::Batch,
     expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem},
-    schema::{Chain, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table},
+    schema::{
+        Chain, Element, FlushObject, NfCmd, NfListObject, Nftables, Rule, Set, SetFlag, SetType,
+        SetTypeValue, Table,
+    },
     stmt::{Match, NAT, NATFlag, Operator, Statement},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
 };
@@ -34,54 +37,94 @@ impl Masquerade {
             policy: Some(NfChainPolicy::Accept),
             ..Chain::default()
         }));
-        for v4 in [true, false] {
+        for v4 in self.families() {
             let of_family = |network: &&IpNetwork| network.is_ipv4() == v4;
-            let pods: Vec<Expression<'static>> = self.pods.iter().filter(of_family).map(prefix).collect();
-            if pods.is_empty() {
-                continue;
-            }
-            let (set, set_type, protocol) = if v4 {
-                ("cluster4", SetType::Ipv4Addr, "ip")
-            } else {
-                ("cluster6", SetType::Ipv6Addr, "ip6")
-            };
             batch.add(NfListObject::Set(Box::new(Set {
                 family: NfFamily::INet,
                 table: TABLE.into(),
-                name: set.into(),
-                set_type: SetTypeValue::Single(set_type),
+                name: set(v4).into(),
+                set_type: SetTypeValue::Single(if v4 { SetType::Ipv4Addr } else { SetType::Ipv6Addr }),
                 flags: Some(HashSet::from([SetFlag::Interval])),
                 elem: Some(Cow::Owned(self.cluster.iter().filter(of_family).map(prefix).collect())),
                 ..Set::default()
             })));
-            let uplinks = self.uplinks.iter().map(|name| Expression::String(name.clone().into()));
-            let out = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Oifname }));
-            let rule = [
-                matches(out, Operator::EQ, anonymous_set(uplinks)),
-                matches(field(protocol, "saddr"), Operator::EQ, anonymous_set(pods)),
-                matches(
-                    field(protocol, "daddr"),
-                    Operator::NEQ,
-                    Expression::String(format!("@{set}").into()),
-                ),
-                Statement::Masquerade(Some(NAT {
-                    addr: None,
-                    family: None,
-                    port: None,
-                    flags: Some(HashSet::from([NATFlag::FullyRandom])),
-                })),
-            ];
-            batch.add(NfListObject::Rule(Rule {
-                family: NfFamily::INet,
-                table: TABLE.into(),
-                chain: CHAIN.into(),
-                expr: Cow::Owned(rule.to_vec()),
-                comment: Some(mark.to_owned().into()),
-                ..Rule::default()
-            }));
+            batch.add(self.rule(v4, mark));
         }
         batch.to_nftables()
     }
+
+    /// What makes the table of `before` this one, if only the cluster's networks differ: far less work for nft and the
+    /// kernel where they are thousands.
+    pub(super) fn changes(&self, before: &Self, mark: &str) -> Option<Nftables<'static>> {
+        if (&self.uplinks, &self.pods) != (&before.uplinks, &before.pods) {
+            return None;
+        }
+        let mut batch = Batch::new();
+        // The rules carry the mark.
+        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: CHAIN.into(),
+            ..Chain::default()
+        })));
+        for v4 in self.families() {
+            let elements = |from: &Self, to: &Self| {
+                let networks = from.cluster.difference(&to.cluster).filter(|network| network.is_ipv4() == v4);
+                let elem: Vec<_> = networks.map(prefix).collect();
+                let element = Element {
+                    family: NfFamily::INet,
+                    table: TABLE.into(),
+                    name: set(v4).into(),
+                    elem: Cow::Owned(elem),
+                };
+                (!element.elem.is_empty()).then_some(NfListObject::Element(element))
+            };
+            elements(before, self).into_iter().for_each(|gone| batch.delete(gone));
+            elements(self, before).into_iter().for_each(|new| batch.add(new));
+            batch.add(self.rule(v4, mark));
+        }
+        Some(batch.to_nftables())
+    }
+
+    /// The families that pods have.
+    fn families(&self) -> impl Iterator<Item = bool> {
+        [true, false].into_iter().filter(|v4| self.pods.iter().any(|pods| pods.is_ipv4() == *v4))
+    }
+
+    fn rule(&self, v4: bool, mark: &str) -> NfListObject<'static> {
+        let pods = self.pods.iter().filter(|network| network.is_ipv4() == v4).map(prefix);
+        let protocol = if v4 { "ip" } else { "ip6" };
+        let uplinks = self.uplinks.iter().map(|name| Expression::String(name.clone().into()));
+        let out = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Oifname }));
+        let rule = [
+            matches(out, Operator::EQ, anonymous_set(uplinks)),
+            matches(field(protocol, "saddr"), Operator::EQ, anonymous_set(pods)),
+            matches(
+                field(protocol, "daddr"),
+                Operator::NEQ,
+                Expression::String(format!("@{}", set(v4)).into()),
+            ),
+            Statement::Masquerade(Some(NAT {
+                addr: None,
+                family: None,
+                port: None,
+                flags: Some(HashSet::from([NATFlag::FullyRandom])),
+            })),
+        ];
+        NfListObject::Rule(Rule {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            chain: CHAIN.into(),
+            expr: Cow::Owned(rule.to_vec()),
+            comment: Some(mark.to_owned().into()),
+            ..Rule::default()
+        })
+    }
+}
+
+/// The set of the cluster's networks of a family.
+const fn set(v4: bool) -> &'static str {
+    if v4 { "cluster4" } else { "cluster6" }
 }
 
 pub(super) fn table() -> NfListObject<'static> {

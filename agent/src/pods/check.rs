@@ -1,12 +1,15 @@
 //! CHECK: what of an attachment is not as it was made.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
-use super::create::host_routes;
+use super::create::{host_routes, settings};
 use super::record::{Key, Record, State};
-use super::{Inner, host_network, pod_side};
+use super::{Inner, PodEndpoint, host_network, lock, pod_side};
 use crate::cni::{Error, code};
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Link, Netlink, Route};
+use crate::sysctl;
 
 impl Inner {
     pub(super) async fn check(&self, key: &Key) -> Result<Record, Error> {
@@ -31,9 +34,11 @@ impl Inner {
         if record.state != State::Ready {
             damage.push("its creation was not completed".to_owned());
         }
-        for part in
-            [self.host_damage(record).await, self.fast_path_damage(record), self.pod_damage(record).await]
-        {
+        let node = async {
+            let view = View::look(self).await?;
+            self.node_damage(record, &view).await
+        };
+        for part in [node.await, self.pod_damage(record).await] {
             match part {
                 Ok(found) => damage.extend(found),
                 Err(error) => damage.push(format!("{error:#}")),
@@ -42,45 +47,34 @@ impl Inner {
         damage
     }
 
-    async fn host_damage(&self, record: &Record) -> anyhow::Result<Vec<String>> {
+    /// What of the node's side is missing or different.
+    pub(super) async fn node_damage(&self, record: &Record, view: &View) -> anyhow::Result<Vec<String>> {
         let name = &record.host_interface;
-        let Some(device) = self.own_device(record).await? else {
-            return Ok(vec![format!("the node's device {name} is missing")]);
+        if lock(&self.broken).contains(&record.key()) && view.device(record).is_none() {
+            return Ok(vec![format!("the node's device {name} is missing, it was deleted: delete the pod")]);
+        }
+        let mut damage = match view.device(record) {
+            None => vec![format!("the node's device {name} is missing")],
+            Some(device) => host_damage(record, device, view)?,
         };
-        let mut damage = device_damage(&device, record.mtu);
-        let neighbours = self.netlink.permanent_neighbours().await?;
         for address in &record.addresses {
-            if !neighbours.contains(&(device.index, *address, record.mac.0)) {
-                damage.push(format!(
-                    "the node's neighbour entry for {address} on {name} is missing or different"
-                ));
-            }
-        }
-        let routes = self.netlink.routes().await?;
-        for (route, _) in host_routes(record, device.index) {
-            if !routes.contains(&route) {
-                damage.push(format!(
-                    "the node's route to {} by {name} is missing or different",
-                    route.destination
-                ));
-            }
-        }
-        Ok(damage)
-    }
-
-    fn fast_path_damage(&self, record: &Record) -> anyhow::Result<Vec<String>> {
-        let mut damage = Vec::new();
-        if !self.fast_path.attached()?.contains(&record.host_interface) {
-            damage.push(format!("no program is attached to {}", record.host_interface));
-        }
-        let pods = self.fast_path.pods()?;
-        for address in &record.addresses {
-            match pods.get(address) {
+            match view.pods.get(address) {
                 None => damage.push(format!("{address} is missing in the pod map")),
                 Some(pod) if *pod != Self::endpoint(record) => {
                     damage.push(format!("{address} is different in the pod map"));
                 }
                 Some(_) => {}
+            }
+        }
+        if let Some(device) = view.device(record) {
+            let mut detached = self.fast_path.detached(name)?;
+            for (hook, program, ingress) in &view.filters {
+                if !self.netlink.classifiers(device.index, *ingress).await?.contains(program) {
+                    detached.push(hook);
+                }
+            }
+            for hook in detached {
+                damage.push(format!("the program {hook} is not attached to {name}"));
             }
         }
         Ok(damage)
@@ -120,6 +114,62 @@ impl Inner {
         }
         Ok(damage)
     }
+}
+
+/// What all attachments are compared with: one listing of each kind, however many there are.
+pub(super) struct View {
+    devices: BTreeMap<String, Link>,
+    neighbours: BTreeSet<(u32, IpAddr, [u8; 6])>,
+    routes: BTreeSet<Route>,
+    pods: BTreeMap<IpAddr, PodEndpoint>,
+    filters: Vec<(&'static str, u32, bool)>,
+}
+
+impl View {
+    pub(super) async fn look(inner: &Inner) -> anyhow::Result<Self> {
+        let links = inner.netlink.links().await?;
+        let veths = links.into_iter().filter(|link| link.kind.as_deref() == Some("veth"));
+        Ok(Self {
+            devices: veths.map(|link| (link.name.clone(), link)).collect(),
+            neighbours: inner.netlink.permanent_neighbours().await?.into_iter().collect(),
+            routes: inner.netlink.routes().await?.into_iter().collect(),
+            pods: inner.fast_path.pods()?,
+            filters: inner.fast_path.filters()?,
+        })
+    }
+
+    /// As [`Inner::own_device`].
+    pub(super) fn device(&self, record: &Record) -> Option<&Link> {
+        self.devices.get(&record.host_interface).filter(|link| link.mac == Some(record.host_mac.0))
+    }
+
+    /// The record's device, with another Ethernet address than it was given.
+    pub(super) fn changed_device(&self, record: &Record) -> Option<&Link> {
+        self.devices.get(&record.host_interface).filter(|link| link.index == record.host_if_index)
+    }
+}
+
+fn host_damage(record: &Record, device: &Link, view: &View) -> anyhow::Result<Vec<String>> {
+    let name = &device.name;
+    let mut damage = device_damage(device, record.mtu);
+    for address in &record.addresses {
+        if !view.neighbours.contains(&(device.index, *address, record.mac.0)) {
+            damage
+                .push(format!("the node's neighbour entry for {address} on {name} is missing or different"));
+        }
+    }
+    for (route, _) in host_routes(record, device.index) {
+        if !view.routes.contains(&route) {
+            damage
+                .push(format!("the node's route to {} by {name} is missing or different", route.destination));
+        }
+    }
+    for (key, value) in settings(name) {
+        if let Some(now) = sysctl::differs(&key, value)? {
+            damage.push(format!("the setting {} is {now} instead of {value}", sysctl::name(&key)));
+        }
+    }
+    Ok(damage)
 }
 
 fn device_damage(device: &Link, mtu: u32) -> Vec<String> {

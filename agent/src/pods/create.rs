@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use anyhow::Context as _;
 use nix::errno::Errno;
 
-use super::ipam::{Lease, Refused};
+use super::ipam::{Lease, Refused, Wanted};
 use super::record::{Record, State};
 use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
@@ -24,12 +24,14 @@ impl Inner {
         if let Some(record) = self.record(&key) {
             return self.repeated(record, &request).await;
         }
+        // Is never closed.
+        let _turn = self.busy.acquire().await.ok();
         let node = self.current_node()?;
         let netns = self.open_netns(&request.netns)?;
         let pod = Netlink::in_namespace(netns.as_fd()).map_err(|error| failed(&request, &error))?;
         self.ensure_free(&request, &pod).await?;
 
-        let leases = lock(&self.ipam).reserve_wanted(&node, &request.wanted).map_err(|refused| {
+        let leases = self.reserve(&node, &request.wanted).map_err(|refused| {
             let code = match refused {
                 Refused::Exhausted(_) | Refused::RangesFull { .. } => code::ADDRESSES_EXHAUSTED,
                 Refused::Taken(_) => code::CONFLICT,
@@ -57,6 +59,13 @@ impl Inner {
                 })
             }
         }
+    }
+
+    fn reserve(&self, node: &NodeNetwork, wanted: &Wanted) -> Result<Vec<Lease>, Refused> {
+        let mut ipam = lock(&self.ipam);
+        let leases = ipam.reserve_wanted(node, wanted)?;
+        self.given.write(&ipam);
+        Ok(leases)
     }
 
     /// ADD of an attachment that exists: runtimes repeat an ADD whose answer they did not get.
@@ -114,7 +123,9 @@ impl Inner {
         // The programs come first: no packet of the pod's passes unchecked.
         self.enter_fast_path(&record)?;
         self.configure_host_side(&record, &device).await?;
-        pod_side::configure(&record, netns, pod).await?;
+        // A veth names its other end's index, wherever that is.
+        let pod_index = device.peer.context("the kernel names no index of the pod's interface")?;
+        pod_side::configure(&record, pod_index, netns, pod).await?;
         if self.fast_path.needs_napi() {
             pod_side::enable_napi(netns, &record.if_name)?;
             failpoint::step("NAPI on");
@@ -183,12 +194,19 @@ impl Inner {
 
 /// The host side: a router that nobody needs to find, and that finds nobody.
 fn quiet(device: &str) -> anyhow::Result<()> {
-    sysctl::ensure(&format!("net/ipv4/conf/{device}/forwarding"), "1")?;
+    settings(device).iter().try_for_each(|(key, value)| sysctl::ensure(key, value))
+}
+
+/// The kernel settings of a host-side device.
+pub(super) fn settings(device: &str) -> [(String, &'static str); 5] {
     let v6 = format!("net/ipv6/conf/{device}");
-    sysctl::ensure(&format!("{v6}/accept_ra"), "0")?;
-    sysctl::ensure(&format!("{v6}/router_solicitations"), "0")?;
-    sysctl::ensure(&format!("{v6}/accept_dad"), "0")?;
-    sysctl::ensure(&format!("{v6}/forwarding"), "1")
+    [
+        (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+        (format!("{v6}/accept_ra"), "0"),
+        (format!("{v6}/router_solicitations"), "0"),
+        (format!("{v6}/accept_dad"), "0"),
+        (format!("{v6}/forwarding"), "1"),
+    ]
 }
 
 /// The node's routes to a pod, with the gateway that is their source.

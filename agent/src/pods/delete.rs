@@ -4,7 +4,7 @@ use super::record::{Key, Record};
 use super::{Inner, lock, names};
 use crate::cni::identifiers::{container_id, interface_name};
 use crate::cni::{Error, code};
-use crate::failpoint;
+use crate::{failpoint, rcu};
 
 impl Inner {
     pub(super) async fn detach(&self, key: &Key) -> Result<(), Error> {
@@ -25,7 +25,12 @@ impl Inner {
 
     /// Removes an attachment, whatever is known and left of it.
     pub(super) async fn remove(&self, key: &Key) -> Result<(), String> {
-        let Some(record) = self.record(key) else { return self.remove_unrecorded(key).await };
+        let Some(record) = self.record(key) else {
+            self.remove_unrecorded(key).await?;
+            return self.foreign(key).map_or(Ok(()), |foreign| {
+                self.forget_foreign(&foreign).map_err(|error| format!("{error:#}"))
+            });
+        };
         self.undo(&record).await?;
         tracing::info!(
             container = record.container_id,
@@ -47,19 +52,21 @@ impl Inner {
             }
             failpoint::step("pod map entry removed");
         }
-        if let Err(error) = self.fast_path.detach_pod(&record.host_interface) {
-            failures.push(format!("detaching the programs of {}: {error:#}", record.host_interface));
-        }
-        failpoint::step("programs detached");
-        // The kernel takes the other side, routes and neighbours along with the device.
+        // The kernel takes the other side, programs, routes and neighbours along with the device. Before the pins: without
+        // a device behind it a link is let go of at once.
         if let Err(error) = self.delete_device(record).await {
             failures.push(format!("{error:#}"));
         }
         failpoint::step("device deleted");
+        if let Err(error) = self.fast_path.detach_pod(&record.host_interface) {
+            failures.push(format!("detaching the programs of {}: {error:#}", record.host_interface));
+        }
+        failpoint::step("programs detached");
         if failures.is_empty() {
             match self.store.remove(&record.key()) {
                 Ok(()) => {
                     lock(&self.records).remove(&record.key());
+                    lock(&self.broken).remove(&record.key());
                     self.release(record);
                     failpoint::step("detached, not answered");
                 }
@@ -71,7 +78,10 @@ impl Inner {
 
     async fn delete_device(&self, record: &Record) -> anyhow::Result<()> {
         match self.own_device(record).await? {
-            Some(device) => self.netlink.delete_link(device.index).await,
+            Some(device) => {
+                let _short_waits = rcu::expedite();
+                self.netlink.remove_link(device.index).await
+            }
             None => Ok(()),
         }
     }

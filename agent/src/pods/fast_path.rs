@@ -27,8 +27,18 @@ pub trait FastPath: Send + Sync {
     fn remove_pod(&self, address: IpAddr) -> anyhow::Result<()>;
     /// The addresses that are entered.
     fn pods(&self) -> anyhow::Result<BTreeMap<IpAddr, PodEndpoint>>;
+    /// Every pod that was there when the agent started is entered.
+    fn filled(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Whether pods' interfaces must be able to take frames that XDP redirects to them.
     fn needs_napi(&self) -> bool;
     /// The host-side devices that programs are attached to.
     fn attached(&self) -> anyhow::Result<Vec<String>>;
+    /// Programs of a device that are not attached any more, by name.
+    fn detached(&self, interface: &str) -> anyhow::Result<Vec<&'static str>>;
+    /// Programs that are attached by filters, which only netlink knows of: name, number, whether at ingress.
+    fn filters(&self) -> anyhow::Result<Vec<(&'static str, u32, bool)>> {
+        Ok(Vec::new())
+    }
 }

@@ -1,5 +1,6 @@
 //! Which pod address is next. Pure bookkeeping: the records on disk are the truth, this is rebuilt from them.
 
+mod given;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use ipnetwork::IpNetwork;
 
 use super::NodeNetwork;
 
+pub use given::{GIVEN_FILE, GivenFile};
 pub use wanted::{AddressRange, Refused, Wanted};
 
 /// A pod's address and the gateway that goes with it.
@@ -164,7 +166,7 @@ fn offset(cidr: &IpNetwork, offset: u128) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn node(cidrs: &[&str]) -> NodeNetwork {
+    pub(super) fn node(cidrs: &[&str]) -> NodeNetwork {
         NodeNetwork {
             name: "node1".to_owned(),
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
@@ -172,7 +174,7 @@ mod tests {
         }
     }
 
-    fn take(ipam: &mut Ipam, node: &NodeNetwork) -> String {
+    pub(super) fn take(ipam: &mut Ipam, node: &NodeNetwork) -> String {
         let leases = ipam.reserve(node).unwrap();
         leases.iter().map(|lease| lease.address.to_string()).collect::<Vec<_>>().join(" ")
     }

@@ -1,15 +1,17 @@
 //! The life of a pod's attachment: create, record, restore, check, delete. See `docs/cni.md`.
 //!
 //! ```text
-//! let manager = PodManager::new(netlink, fast_path, run_dir, node_network)?;
+//! let manager = PodManager::new(netlink, fast_path, run_dir, node_network, repairs)?;
 //! manager.restore().await?;          // ADDs before this are told to try again later
 //! manager.attach(request).await?;
+//! manager.keep().await?;             // mends what others break, for as long as it is polled
 //! ```
 
 mod check;
 mod create;
 mod delete;
 mod fast_path;
+mod foreign;
 pub mod ipam;
 mod locks;
 mod mac;
@@ -17,6 +19,7 @@ mod names;
 mod pending;
 mod pod_side;
 mod record;
+mod repair;
 mod request;
 mod restore;
 #[cfg(test)]
@@ -24,21 +27,24 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::cni::{Error, code};
+use crate::metrics::{Operation, Requests};
 use crate::netlink::{Link, Netlink, namespace};
+use crate::repairs::Repairs;
 
 pub use fast_path::{FastPath, PodEndpoint};
-pub use ipam::{AddressRange, Wanted, gateway};
+pub use ipam::{AddressRange, GIVEN_FILE, Wanted, gateway};
 pub use mac::Mac;
 pub use names::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
 pub use pending::{PENDING_DELETES_DIR, PendingDeletes};
@@ -46,9 +52,14 @@ pub use record::{Key, RECORDS_DIR, Record, State};
 pub use request::AttachRequest;
 pub use restore::RestoreReport;
 
-use ipam::Ipam;
+use foreign::Foreign;
+use ipam::{GivenFile, Ipam};
 use locks::KeyLocks;
 use record::Store;
+
+/// How many ADDs work at once; more wait in the order they came. The kernel changes one device after the other anyway, and
+/// all would be ready only when the last one is.
+const AT_ONCE: usize = 4;
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +85,20 @@ struct Inner {
     /// Which namespace is the node's own: no pod may claim it.
     node_namespace: (u64, u64),
     locks: KeyLocks,
+    /// ADDs that may work at once.
+    busy: Semaphore,
     ipam: Mutex<Ipam>,
+    given: GivenFile,
     records: Mutex<BTreeMap<Key, Record>>,
+    /// Newer records than this agent understands.
+    foreign: Mutex<Vec<Foreign>>,
+    /// Attachments that have lost their device.
+    broken: Mutex<BTreeSet<Key>>,
+    repairs: Repairs,
+    /// Held over a pass of repairs.
+    repairing: tokio::sync::Mutex<()>,
     restored: AtomicBool,
+    requests: Requests,
 }
 
 impl PodManager {
@@ -87,6 +109,7 @@ impl PodManager {
         fast_path: Arc<dyn FastPath>,
         run_dir: &Path,
         node_network: watch::Receiver<Option<NodeNetwork>>,
+        repairs: Repairs,
     ) -> anyhow::Result<Self> {
         let own = namespace::open(Path::new("/proc/thread-self/ns/net"))?;
         let node_namespace =
@@ -99,15 +122,27 @@ impl PodManager {
             node_network,
             node_namespace,
             locks: KeyLocks::default(),
+            busy: Semaphore::new(AT_ONCE),
             ipam: Mutex::default(),
+            given: GivenFile::of(run_dir),
             records: Mutex::default(),
+            foreign: Mutex::default(),
+            broken: Mutex::default(),
+            repairs,
+            repairing: tokio::sync::Mutex::default(),
             restored: AtomicBool::new(false),
+            requests: Requests::default(),
         })))
     }
 
     /// All attachments.
     pub fn records(&self) -> Vec<Record> {
         lock(&self.0.records).values().cloned().collect()
+    }
+
+    /// Attaching and detaching, counted and timed.
+    pub fn requests(&self) -> &Requests {
+        &self.0.requests
     }
 
     /// How many attachments there are.
@@ -124,18 +159,43 @@ impl PodManager {
     /// is intact. It is finished or rolled back also when the caller stops waiting.
     pub async fn attach(&self, request: AttachRequest) -> Result<Record, Error> {
         let inner = self.0.clone();
-        finish(tokio::spawn(async move { inner.attach(request).await })).await
+        finish(tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = inner.attach(request).await;
+            inner.requests.ended(
+                Operation::Add,
+                result.as_ref().err().map(|error| error.code),
+                begun.elapsed(),
+            );
+            result
+        }))
+        .await
     }
 
     /// Removes an attachment. Fine when there is none, or when its namespace or device are gone.
     pub async fn detach(&self, key: Key) -> Result<(), Error> {
         let inner = self.0.clone();
-        finish(tokio::spawn(async move { inner.detach(&key).await })).await
+        finish(tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = inner.detach(&key).await;
+            inner.requests.ended(
+                Operation::Del,
+                result.as_ref().err().map(|error| error.code),
+                begun.elapsed(),
+            );
+            result
+        }))
+        .await
     }
 
     /// Compares an attachment with the system; the error names everything that is damaged.
     pub async fn check(&self, key: &Key) -> Result<Record, Error> {
         self.0.check(key).await
+    }
+
+    /// What is wrong with single attachments, in words: none keeps others from working.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.warnings()
     }
 
     /// Reads the records and makes the system fit them: once, before the first ADD. Errors are for what prevents

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +17,9 @@ use crate::sysctl;
 
 /// How long the kernel may take to receive at a new IPv6 address: usually well below a millisecond.
 const LOCAL_ROUTE: Duration = Duration::from_secs(5);
+
+/// The loopback device's index, in every namespace.
+const LOOPBACK: u32 = 1;
 
 /// The pod's two routes for a lease: the gateway is on the device, everything else behind it.
 pub(super) fn routes(record: &Record, ifindex: u32) -> anyhow::Result<Vec<Route>> {
@@ -30,27 +33,29 @@ pub(super) fn routes(record: &Record, ifindex: u32) -> anyhow::Result<Vec<Route>
     Ok(routes)
 }
 
-/// Configures the pod's interface, which exists.
-pub(super) async fn configure(record: &Record, netns: &File, pod: &Netlink) -> anyhow::Result<()> {
+/// Configures the pod's interface, which exists; `index` is its index in the pod.
+pub(super) async fn configure(
+    record: &Record,
+    index: u32,
+    netns: &File,
+    pod: &Netlink,
+) -> anyhow::Result<()> {
     let name = &record.if_name;
-    let device = pod.link_by_name(name).await?.ok_or_else(|| anyhow!("{name} vanished from the pod"))?;
-    if let Some(lo) = pod.link_by_name("lo").await? {
-        pod.set_up(lo.index).await?;
-    }
+    pod.set_up(LOOPBACK).await?;
     if record.addresses.iter().any(|address| address.is_ipv6()) {
         namespace::run_in(netns.as_fd(), || quiet_ipv6(name))??;
     }
-    pod.set_up(device.index).await?;
+    pod.set_up(index).await?;
     failpoint::step("pod side up");
     for address in &record.addresses {
-        pod.add_address(device.index, host_network(*address)).await?;
+        pod.add_address(index, host_network(*address)).await?;
         failpoint::step("pod address added");
     }
     for (_, gateway) in record.leases() {
-        pod.replace_permanent_neighbour(device.index, gateway, record.host_mac.0).await?;
+        pod.replace_permanent_neighbour(index, gateway, record.host_mac.0).await?;
         failpoint::step("pod neighbour entered");
     }
-    for route in routes(record, device.index)? {
+    for route in routes(record, index)? {
         pod.replace_route(&route).await?;
         failpoint::step("pod route entered");
     }

@@ -8,14 +8,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::foreign::Foreign;
 use super::mac::Mac;
 use crate::failpoint;
 
 /// The folder of the records in the run directory.
 pub const RECORDS_DIR: &str = "attachments";
 
-/// The version of the records that this agent reads and writes.
-const VERSION: u32 = 1;
+/// The version of the records that this agent writes. It reads older ones as well.
+const VERSION: u32 = if cfg!(feature = "other-version") { 2 } else { 1 };
+
+/// The oldest version that it reads.
+const OLDEST: u32 = 1;
 
 /// What makes an attachment: a container and the name of the interface in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,7 +115,6 @@ impl Record {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        ensure!(self.version == VERSION, "its version is {}, this agent knows {VERSION}", self.version);
         crate::cni::identifiers::container_id(&self.container_id)?;
         crate::cni::identifiers::interface_name(&self.if_name)?;
         ensure!(
@@ -130,6 +133,22 @@ impl Record {
     }
 }
 
+/// What the folder holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Loaded {
+    pub(super) records: Vec<Record>,
+    /// Those of a newer agent.
+    pub(super) foreign: Vec<Foreign>,
+    /// What is wrong with the other files.
+    pub(super) problems: Vec<String>,
+}
+
+/// What a file is.
+enum Found {
+    Record(Box<Record>),
+    Foreign(Foreign),
+}
+
 /// The folder of the records.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -144,9 +163,9 @@ impl Store {
         Ok(Self { dir })
     }
 
-    /// All records, and what is wrong with the files that could not be read. Those are left alone.
-    pub(super) fn load(&self) -> anyhow::Result<(Vec<Record>, Vec<String>)> {
-        let (mut records, mut problems) = (Vec::new(), Vec::new());
+    /// All records. Files that cannot be read are left alone.
+    pub(super) fn load(&self) -> anyhow::Result<Loaded> {
+        let mut loaded = Loaded::default();
         for entry in fs_err::read_dir(&self.dir)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -156,21 +175,33 @@ impl Store {
                 continue;
             }
             match self.read(&path) {
-                Ok(record) => records.push(record),
-                Err(error) => problems.push(format!(
+                Ok(Found::Record(record)) => loaded.records.push(*record),
+                Ok(Found::Foreign(foreign)) => loaded.foreign.push(foreign),
+                Err(error) => loaded.problems.push(format!(
                     "attachment record {} cannot be used and is left alone: {error:#}",
                     path.display()
                 )),
             }
         }
-        Ok((records, problems))
+        Ok(loaded)
     }
 
-    fn read(&self, path: &Path) -> anyhow::Result<Record> {
-        let record: Record = serde_json::from_slice(&fs_err::read(path)?)?;
+    fn read(&self, path: &Path) -> anyhow::Result<Found> {
+        let value: serde_json::Value = serde_json::from_slice(&fs_err::read(path)?)?;
+        let version = value["version"].as_u64().context("it has no version")?;
+        if version > u64::from(VERSION) {
+            return Ok(Found::Foreign(Foreign::of(path, &value, version, VERSION)));
+        }
+        ensure!(
+            version >= u64::from(OLDEST),
+            "its version is {version}, the oldest that is read is {OLDEST}"
+        );
+        let mut record: Record = serde_json::from_value(value)?;
+        // Whatever an older version lacks has its default; the file is upgraded when it is next written.
+        record.version = VERSION;
         record.validate()?;
         ensure!(self.path(&record.key()) == path, "its name does not fit its containerID and ifName");
-        Ok(record)
+        Ok(Found::Record(Box::new(record)))
     }
 
     /// Writes a new record; refuses to replace a file.
@@ -259,7 +290,8 @@ mod tests {
         store.create(&record).unwrap();
         record.state = State::Ready;
         store.update(&record).unwrap();
-        assert_eq!(store.load().unwrap(), (vec![record.clone()], vec![]));
+        let loaded = Loaded { records: vec![record.clone()], ..Loaded::default() };
+        assert_eq!(store.load().unwrap(), loaded);
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(dir.path().join("attachments/a-eth0.json")).unwrap())
                 .unwrap();
@@ -272,7 +304,7 @@ mod tests {
         assert_eq!(json["state"], "ready");
         store.remove(&record.key()).unwrap();
         store.remove(&record.key()).unwrap();
-        assert_eq!(store.load().unwrap(), (vec![], vec![]));
+        assert_eq!(store.load().unwrap(), Loaded::default());
     }
 
     #[test]
@@ -288,18 +320,18 @@ mod tests {
         store.create(&at("a-b", "c")).unwrap();
         let error = store.create(&at("a", "b-c")).unwrap_err();
         assert!(error.to_string().contains("a-b-c.json"), "{error:#}");
-        assert_eq!(store.load().unwrap().0, [at("a-b", "c")]);
+        assert_eq!(store.load().unwrap().records, [at("a-b", "c")]);
     }
 
     #[test]
     fn foreign_files_are_reported_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let newer = serde_json::to_string(&Record { version: 2, ..sample("b") }).unwrap();
+        let older = serde_json::to_string(&Record { version: 0, ..sample("b") }).unwrap();
         let misnamed = serde_json::to_string(&sample("c")).unwrap();
         let files = [
             ("a-eth0.json", "{"),
-            ("b-eth0.json", &newer),
+            ("b-eth0.json", &older),
             ("d-eth0.json", &misnamed),
             ("notes.txt", "hello"),
         ];
@@ -307,10 +339,34 @@ mod tests {
             std::fs::write(store.dir.join(name), text).unwrap();
         }
         std::fs::write(store.dir.join(".pl0.tmp"), "half").unwrap();
-        let (records, mut problems) = store.load().unwrap();
+        let Loaded { records, foreign, mut problems } = store.load().unwrap();
         problems.sort();
-        assert_eq!((records.len(), problems.len()), (0, 4), "{problems:?}");
-        assert!(problems[1].contains("its version is 2, this agent knows 1"), "{}", problems[1]);
+        assert_eq!((records.len(), foreign.len(), problems.len()), (0, 0, 4), "{problems:?}");
+        assert!(problems[1].contains("its version is 0, the oldest that is read is 1"), "{}", problems[1]);
         assert_eq!(std::fs::read_dir(&store.dir).unwrap().count(), 4, "only the temporary file went");
+    }
+    #[test]
+    fn a_newer_record_is_left_alone_and_as_much_as_possible_is_made_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut newer = serde_json::to_value(sample("a")).unwrap();
+        newer["version"] = 99.into();
+        newer["state"] = "half-open".into();
+        newer["addresses"] = serde_json::json!(["10.244.1.2", { "v6": "fd00::2" }]);
+        let path = store.dir.join("a-eth0.json");
+        std::fs::write(&path, newer.to_string()).unwrap();
+        let Loaded { records, foreign, problems } = store.load().unwrap();
+        assert_eq!((records.len(), foreign.len(), problems.len()), (0, 1, 0));
+        assert_eq!(foreign[0].key, Some(Key::new("a", "eth0")));
+        assert_eq!(foreign[0].addresses, sample("a").addresses);
+        assert!(foreign[0].is_understood());
+        let problem = foreign[0].problem();
+        assert!(
+            problem.contains("a-eth0.json is of version 99") && problem.contains("keeps 10.244.1.2"),
+            "{problem}"
+        );
+        std::fs::write(&path, r#"{"version":99,"interfaces":{}}"#).unwrap();
+        let foreign = store.load().unwrap().foreign;
+        assert!(!foreign[0].is_understood() && foreign[0].problem().contains("unknown"), "{foreign:?}");
     }
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 
-use super::record::{Key, Record, State};
+use super::foreign::Foreign;
+use super::record::{Key, Loaded, Record, State};
 use super::{Inner, lock, names, pod_side};
 use crate::netlink::namespace;
 
@@ -16,6 +17,8 @@ pub struct RestoreReport {
     pub restored: usize,
     /// Attachments of pods that are gone.
     pub removed: usize,
+    /// Attachments whose device is gone though the pod is there: they wait for their DEL.
+    pub broken: usize,
     /// Attachments that an agent was killed over while making them.
     pub rolled_back: usize,
     /// DELs that came while no agent was there.
@@ -26,13 +29,18 @@ pub struct RestoreReport {
 
 impl Inner {
     pub(super) async fn restore(&self) -> anyhow::Result<RestoreReport> {
-        let (records, problems) = self.store.load().context("reading the attachment records")?;
-        let all_read = problems.is_empty();
+        let Loaded { records, foreign, problems } =
+            self.store.load().context("reading the attachment records")?;
+        let all_read = problems.is_empty() && foreign.iter().all(Foreign::is_understood);
         let mut report = RestoreReport { problems, ..RestoreReport::default() };
         // All addresses first: nothing below may hand one out twice.
         {
             let mut ipam = lock(&self.ipam);
+            self.given.read_into(&mut ipam);
             let mut known = lock(&self.records);
+            for address in foreign.iter().flat_map(|foreign| &foreign.addresses) {
+                ipam.claim(*address);
+            }
             for record in &records {
                 for address in record.addresses.iter().filter(|address| !ipam.claim(**address)) {
                     let owner = known.values().find(|other| other.addresses.contains(address));
@@ -44,19 +52,35 @@ impl Inner {
                 }
                 known.insert(record.key(), record.clone());
             }
+            for foreign in &foreign {
+                tracing::warn!("{}", foreign.problem());
+            }
+            lock(&self.foreign).clone_from(&foreign);
         }
         let deleted = self.catch_up(&mut report).await?;
         for record in records.into_iter().filter(|record| !deleted.contains(&record.key())) {
-            if let Err(error) = self.restore_one(record, &mut report).await {
+            let mut result = self.restore_one(record.clone(), &mut report).await;
+            // A pod's namespace that is dying may take the device away while we are at it.
+            if result.is_err() && self.own_device(&record).await?.is_none() {
+                result = self.restore_one(record, &mut report).await;
+            }
+            if let Err(error) = result {
                 report.problems.push(format!("{error:#}"));
             }
         }
+        let foreign = lock(&self.foreign).clone();
+        for foreign in &foreign {
+            if let Err(error) = self.keep_foreign(foreign).await {
+                report.problems.push(format!("{}: {error:#}", foreign.problem()));
+            }
+        }
         self.sweep(all_read, &mut report).context("comparing the datapath with the attachment records")?;
+        self.fast_path.filled()?;
         for problem in &report.problems {
             tracing::warn!("{problem}");
         }
-        let RestoreReport { restored, removed, rolled_back, caught_up, .. } = report;
-        tracing::info!(restored, removed, rolled_back, caught_up, "attachments restored");
+        let RestoreReport { restored, removed, broken, rolled_back, caught_up, .. } = report;
+        tracing::info!(restored, removed, broken, rolled_back, caught_up, "attachments restored");
         self.restored.store(true, Ordering::Release);
         Ok(report)
     }
@@ -86,6 +110,11 @@ impl Inner {
         let what = |done: &str| format!("{done} {if_name} of container {container_id}");
         let device = if record.state == State::Ready { self.own_device(&record).await? } else { None };
         let Some(device) = device else {
+            if record.state == State::Ready && self.open_netns(&record.netns).is_ok() {
+                self.give_up(&record).await.with_context(|| what("cleaning up after"))?;
+                report.broken += 1;
+                return Ok(());
+            }
             self.undo(&record).await.map_err(anyhow::Error::msg).with_context(|| what("removing"))?;
             match record.state {
                 State::Ready => report.removed += 1,
@@ -112,9 +141,13 @@ impl Inner {
     /// they are is unknown: then they stay, and their addresses are not given to anybody.
     fn sweep(&self, all_read: bool, report: &mut RestoreReport) -> anyhow::Result<()> {
         let records: Vec<Record> = lock(&self.records).values().cloned().collect();
-        let addresses: BTreeSet<_> =
+        let mut addresses: BTreeSet<_> =
             records.iter().flat_map(|record| record.addresses.iter().copied()).collect();
-        let devices: BTreeSet<_> = records.iter().map(|record| record.host_interface.clone()).collect();
+        let mut devices: BTreeSet<_> = records.iter().map(|record| record.host_interface.clone()).collect();
+        for foreign in lock(&self.foreign).iter() {
+            addresses.extend(&foreign.addresses);
+            devices.extend(foreign.host_interface.clone());
+        }
         for address in self.fast_path.pods()?.into_keys().filter(|address| !addresses.contains(address)) {
             if !all_read {
                 lock(&self.ipam).claim(address);

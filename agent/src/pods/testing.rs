@@ -60,4 +60,9 @@ impl FastPath for MemoryFastPath {
         self.may("attached")?;
         Ok(self.attached.lock().unwrap().iter().cloned().collect())
     }
+
+    fn detached(&self, interface: &str) -> anyhow::Result<Vec<&'static str>> {
+        let attached = self.attached.lock().unwrap().contains(interface);
+        Ok(if attached { vec![] } else { vec!["from_pod"] })
+    }
 }

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Row {
-    /// `network` or `programs`.
+    /// `network`, `programs` or `cni`.
     pub bench: String,
-    /// `same-node` or `across-nodes`; none for programs.
+    /// `same-node` or `across-nodes`; for `network` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<String>,
     /// What connects the pods; none for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contender: Option<String>,
-    /// Whether the nodes have a typical node's netfilter rules; none for programs.
+    /// Whether the nodes have a typical node's netfilter rules; for `network` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netfilter: Option<bool>,
     /// The program's name.
@@ -72,6 +72,20 @@ impl Samples {
         middle(&self.sorted())
     }
 
+    /// The sample that a part of all, from 0 to 1, is not larger than (the nearest rank); 0 where there is none.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> f64 {
+        let sorted = self.sorted();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a rank among samples that fit into memory"
+        )]
+        let rank = (part * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -121,6 +135,14 @@ mod tests {
         assert_eq!(Samples(vec![3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(Samples(vec![4.0, 1.0, 2.0, 3.0]).median(), 2.5);
         assert_eq!(Samples::default().median(), 0.0);
+    }
+
+    #[test]
+    fn quantiles_are_samples() {
+        let samples = Samples((1..=110).rev().map(f64::from).collect());
+        assert_eq!([0.5, 0.99, 1.0].map(|part| samples.quantile(part)), [55.0, 109.0, 110.0]);
+        assert_eq!(Samples(vec![7.0]).quantile(0.99), 7.0);
+        assert_eq!(Samples::default().quantile(0.5), 0.0);
     }
 
     #[test]

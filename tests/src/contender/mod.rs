@@ -2,7 +2,7 @@
 //! on the first node and one on the second.
 
 mod netfilter;
-mod plugins;
+pub(crate) mod plugins;
 mod proof;
 mod routed;
 mod wire;

@@ -11,7 +11,7 @@ use crate::lab::{Builder, Lab, Node};
 /// Where distributions put them; `CNI_BIN_DIR` names another folder.
 const FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
-pub(super) fn bridge(lab: Builder) -> Result<Lab> {
+pub(crate) fn bridge(lab: Builder) -> Result<Lab> {
     with_plugin(lab, |node| {
         json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "bridge",
@@ -20,7 +20,7 @@ pub(super) fn bridge(lab: Builder) -> Result<Lab> {
     })
 }
 
-pub(super) fn ptp(lab: Builder) -> Result<Lab> {
+pub(crate) fn ptp(lab: Builder) -> Result<Lab> {
     with_plugin(
         lab,
         |node| json!({"cniVersion": "1.0.0", "name": "bench", "type": "ptp", "ipam": ipam(node)}),

@@ -1,5 +1,6 @@
 //! A node's agent process.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -15,21 +16,29 @@ use nix::unistd::Pid;
 use super::Namespace;
 use crate::{Finished, Run};
 
-/// How long an agent may take to get ready or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an agent may take to get ready or to end. (On a machine with too much to do the kernel takes its time over a
+/// killed process, where that has watched files.)
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent, running or not.
 #[derive(Debug)]
 pub struct Agent {
     namespace: Namespace,
-    podlane: PathBuf,
+    podlane: Mutex<PathBuf>,
+    path: Mutex<Option<PathBuf>>,
     dir: PathBuf,
     process: Mutex<Option<Child>>,
 }
 
 impl Agent {
     pub(super) fn new(namespace: Namespace, podlane: PathBuf, node_dir: &Path) -> Self {
-        Self { namespace, podlane, dir: node_dir.to_owned(), process: Mutex::default() }
+        Self {
+            namespace,
+            podlane: Mutex::new(podlane),
+            path: Mutex::default(),
+            dir: node_dir.to_owned(),
+            process: Mutex::default(),
+        }
     }
 
     /// Its run directory: socket and attachment records.
@@ -54,20 +63,27 @@ impl Agent {
 
     /// Starts it; [`Self::wait_ready`] waits for it.
     pub fn start(&self) -> anyhow::Result<()> {
+        self.start_binary(&self.binary())
+    }
+
+    /// Starts another build of it.
+    pub fn start_binary(&self, podlane: &Path) -> anyhow::Result<()> {
         let mut process = self.process();
         ensure!(process.is_none(), "the agent in {} runs already", self.namespace.name());
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
         let (log, _) = log.into_parts();
-        let child = Command::new("nsenter")
+        // Looked for in the child's PATH, which may hold nothing.
+        let nsenter = if Path::new("/usr/bin/nsenter").exists() { "/usr/bin/nsenter" } else { "nsenter" };
+        let child = Command::new(nsenter)
             .arg(format!("--net={}", self.namespace.path().display()))
             .arg("--")
-            .arg(&self.podlane)
+            .arg(podlane)
             .arg("agent")
             .arg("--config")
             .arg(self.config_file())
             // A daemon's environment, so that what the tests' shell has set is not mistaken for settings.
             .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(self.search_path().map(|path| ("PATH", path)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -97,6 +113,26 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// From its next start on it finds other programs (`nft`) in this folder only.
+    pub fn set_path(&self, folder: &Path) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+    }
+
+    fn search_path(&self) -> Option<OsString> {
+        let own = self.path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        own.map(PathBuf::into_os_string).or_else(|| std::env::var_os("PATH"))
+    }
+
+    /// The program that it is.
+    pub fn binary(&self) -> PathBuf {
+        self.podlane.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From its next start on it is another program: an upgrade, or a downgrade.
+    pub fn set_binary(&self, podlane: &Path) {
+        podlane.clone_into(&mut self.podlane.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Starts it and waits until it is ready.
@@ -162,16 +198,32 @@ impl Agent {
 
     /// Asks its API; gives the status and the body.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.ask("GET", path)
+    }
+
+    /// Lets it compare everything with what should be and mend it, now.
+    pub fn reconcile(&self) -> anyhow::Result<()> {
+        let (status, body) = self.ask("POST", "/v1/reconcile")?;
+        ensure!(status == 200, "POST /v1/reconcile: {status} {body}");
+        Ok(())
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
         let socket = self.socket();
         let mut stream =
             UnixStream::connect(&socket).with_context(|| format!("connecting to {}", socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: podlane\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: podlane\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("reading the answer to GET {path}"))?;
+        stream
+            .read_to_string(&mut answer)
+            .with_context(|| format!("reading the answer to {method} {path}"))?;
         let status = answer.split_whitespace().nth(1).and_then(|status| status.parse().ok());
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        Ok((status.with_context(|| format!("GET {path}: not an HTTP answer: {answer}"))?, body.to_owned()))
+        Ok((
+            status.with_context(|| format!("{method} {path}: not an HTTP answer: {answer}"))?,
+            body.to_owned(),
+        ))
     }
 
     /// Runs a subcommand of `podlane` on the node, for this agent's directories.
@@ -179,7 +231,7 @@ impl Agent {
         &self,
         subcommand: I,
     ) -> anyhow::Result<Finished> {
-        let command: Run = self.namespace.command([&self.podlane]);
+        let command: Run = self.namespace.command([self.binary()]);
         command
             .args(subcommand)
             .arg("--run-dir")

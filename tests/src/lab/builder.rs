@@ -10,7 +10,7 @@ use super::guard::Guard;
 use super::namespace::ip_batch;
 use super::node::Node;
 use super::wire::{Middle, Mtus, Wire, finish_checksums, gateways, skip_address_detection, start_switch};
-use super::{Lab, Namespace, UPLINK, podlane};
+use super::{Between, Lab, Namespace, UPLINK, podlane};
 use crate::Binaries;
 
 /// Settings of a lab; see [`Lab::builder`].
@@ -33,6 +33,7 @@ enum Network {
     None,
     Classic,
     Podlane { binaries: Binaries, start: bool },
+    ClassicBeforePodlane { binaries: Binaries, between: Between },
 }
 
 impl Default for Builder {
@@ -115,6 +116,14 @@ impl Builder {
         self
     }
 
+    /// Pods are connected by a classic network, as users have it before; every node's agent is prepared, and
+    /// [`Lab::migrate`] turns a node over to it.
+    #[must_use]
+    pub fn classic_before_podlane(mut self, binaries: Binaries, between: Between) -> Self {
+        self.network = Network::ClassicBeforePodlane { binaries, between };
+        self
+    }
+
     /// Pod CIDRs of node `number` (from 1), instead of 10.244.`number`.0/24.
     #[must_use]
     pub fn pod_cidrs(mut self, number: usize, pod_cidrs: impl IntoIterator<Item = IpNetwork>) -> Self {
@@ -154,7 +163,11 @@ impl Builder {
             .with_context(|| format!("making the nodes and the wire of lab {}", lab.id()))?;
         match self.network {
             Network::None => {}
-            Network::Classic => super::classic::start(&mut lab)?,
+            Network::Classic => super::classic::start(&mut lab, Between::Routes)?,
+            Network::ClassicBeforePodlane { binaries, between } => {
+                podlane::prepare(&mut lab, &binaries, &self.agent_settings)?;
+                super::classic::start(&mut lab, between)?;
+            }
             Network::Podlane { binaries, start } => {
                 let routed = (self.wire == Wire::Routed).then(|| ("routed".to_owned(), true.into()));
                 let settings: Vec<_> = routed.into_iter().chain(self.agent_settings).collect();

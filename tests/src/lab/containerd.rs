@@ -34,10 +34,31 @@ for applet in sh ip ping sleep cat echo httpd wget; do ln -sf busybox "$0/root/b
 tar -C "$0/root" -cf "$0/layer.tar" .
 sum=$(sha256sum "$0/layer.tar" | cut -d' ' -f1)
 case $(uname -m) in aarch64) arch=arm64 ;; *) arch=amd64 ;; esac
-printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["/bin/sleep","600"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
     "$arch" "$sum" > "$0/config.json"
 printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$1" > "$0/manifest.json"
 tar -C "$0" -cf "$0/image.tar" manifest.json config.json layer.tar
+"#;
+
+/// With the CRI service. No OCI hook, no user, no registry: as little as it runs with.
+const CRI_CONFIG: &str = r#"
+version = 2
+root = "DIR/root"
+state = "DIR/state"
+[grpc]
+address = "DIR/sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "IMAGE"
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+default_runtime_name = "runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "DIR/cni/bin"
+conf_dir = "DIR/cni/conf"
 "#;
 
 /// A running containerd. It ends, with its containers, when it is dropped.
@@ -57,20 +78,63 @@ pub struct Container<'a> {
 }
 
 impl Containerd {
-    /// Starts it on a node and imports [`IMAGE`].
+    /// Starts it on a node and imports [`IMAGE`]; without its CRI service.
     pub fn start(node: &Node) -> anyhow::Result<Self> {
         let dir = node.dir().join("containerd");
-        fs_err::create_dir_all(&dir)?;
         let config = format!(
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/sock\"\n",
             dir.display()
         );
+        // Its mounts, the containers' roots, go with it. What is mounted on the machine later, such as namespaces' names,
+        // comes to them.
+        Self::launch(node, dir, &config, &["unshare", "--mount", "--propagation", "slave", "--"])
+    }
+
+    /// Starts it on a node with its CRI service, as Kubernetes has it, and imports [`IMAGE`]. Networks are configured in
+    /// [`Self::cni_conf_dir`], their plugins are in [`Self::cni_bin_dir`].
+    pub fn start_cri(node: &Node) -> anyhow::Result<Self> {
+        let dir = node.dir().join("cri");
+        let config = CRI_CONFIG.replace("DIR", &dir.display().to_string()).replace("IMAGE", IMAGE);
+        for folder in ["cni/bin", "cni/conf"] {
+            fs_err::create_dir_all(dir.join(folder))?;
+        }
+        for plugin in ["loopback", "portmap"] {
+            let path = Path::new(super::chain::DEBIAN_PLUGINS).join(plugin);
+            fs_err::os::unix::fs::symlink(path, dir.join("cni/bin").join(plugin))?;
+        }
+        // The pods' namespaces are files that it mounts, and that the agent has to see.
+        Self::launch(node, dir, &config, &[])
+    }
+
+    /// Where the CRI service looks for networks.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.dir.join("cni/conf")
+    }
+
+    /// Where the CRI service looks for plugins.
+    pub fn cni_bin_dir(&self) -> PathBuf {
+        self.dir.join("cni/bin")
+    }
+
+    /// The socket of its API, CRI included.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
+    /// What it has logged.
+    pub fn daemon_log(&self) -> String {
+        fs_err::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn launch(node: &Node, dir: PathBuf, config: &str, wrapper: &[&str]) -> anyhow::Result<Self> {
+        fs_err::create_dir_all(&dir)?;
         fs_err::write(dir.join("config.toml"), config)?;
         let (log, _) = fs_err::File::create(dir.join("log"))?.into_parts();
         let daemon = Command::new("nsenter")
             .arg(format!("--net={}", node.namespace().path().display()))
-            // Its mounts, the containers' roots, go with it.
-            .args(["--", "unshare", "--mount", "--", "containerd", "--config"])
+            .arg("--")
+            .args(wrapper)
+            .args(["containerd", "--config"])
             .arg(dir.join("config.toml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -80,15 +144,15 @@ impl Containerd {
         let containerd = Self { namespace: node.namespace().clone(), dir, daemon };
         let deadline = Instant::now() + PATIENCE;
         while containerd.ctr(["version"]).finish()?.code != Some(0) {
-            let log = || fs_err::read_to_string(containerd.dir.join("log")).unwrap_or_default();
-            ensure!(Instant::now() < deadline, "containerd does not answer; its log:\n{}", log());
+            let answers = "containerd does not answer; its log";
+            ensure!(Instant::now() < deadline, "{answers}:\n{}", containerd.daemon_log());
             std::thread::sleep(Duration::from_millis(50));
         }
-        let image = containerd.dir.join("image");
-        fs_err::create_dir_all(&image)?;
-        Run::new("sh").args(["-c", IMAGE_SCRIPT]).arg(&image).arg(IMAGE).read()?;
+        let image = make_image(&containerd.dir.join("image"))?;
         let import = ["images", "import", "--snapshotter", "native"];
-        containerd.ctr(import).arg(image.join("image.tar")).read()?;
+        // The CRI service has a namespace of its own for images and containers.
+        let namespace = if config.contains("disabled_plugins") { "default" } else { "k8s.io" };
+        containerd.ctr(["--namespace", namespace]).args(import).arg(image).read()?;
         Ok(containerd)
     }
 
@@ -110,6 +174,33 @@ impl Containerd {
             .arg("--address")
             .arg(self.dir.join("sock"))
             .args(["run", "--rm", "--cni", "--snapshotter", "native", IMAGE, id])
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("running ctr")?;
+        Ok(Container { containerd: self, id: id.to_owned(), ctr })
+    }
+
+    /// Runs a container whose root is a folder, with options of `ctr run`.
+    pub fn run_folder(
+        &self,
+        id: &str,
+        root: &Path,
+        options: &[String],
+        command: &[String],
+    ) -> anyhow::Result<Container<'_>> {
+        let (log, _) = fs_err::File::create(self.log(id))?.into_parts();
+        let ctr = Command::new("nsenter")
+            .arg(format!("--net={}", self.namespace.path().display()))
+            .args(["--", "ctr", "--address"])
+            .arg(self.dir.join("sock"))
+            .args(["run", "--rm"])
+            .args(options)
+            .arg("--rootfs")
+            .arg(root)
+            .arg(id)
             .args(command)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -152,9 +243,28 @@ impl Container<'_> {
         fs_err::read_to_string(self.containerd.log(&self.id)).unwrap_or_default()
     }
 
+    /// The machine's process id of its first process.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let list = self.containerd.ctr(["tasks", "list"]).read()?;
+        let mut rows = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.first() == Some(&self.id.as_str()));
+        let pid = row.and_then(|row| row.get(1).copied().map(str::to_owned));
+        Ok(pid.with_context(|| format!("container {} does not run: {}", self.id, self.output()))?.parse()?)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.ctr.try_wait()?.is_some())
+    }
+
     /// Ends and removes it, which calls DEL.
-    pub fn remove(mut self) -> anyhow::Result<()> {
-        self.containerd.ctr(["tasks", "kill", "--signal", "SIGKILL", &self.id]).read()?;
+    pub fn remove(self) -> anyhow::Result<()> {
+        self.end("SIGKILL")
+    }
+
+    /// Sends it a signal that ends it, and waits for that.
+    pub fn end(mut self, signal: &str) -> anyhow::Result<()> {
+        self.containerd.ctr(["tasks", "kill", "--signal", signal, &self.id]).read()?;
         let deadline = Instant::now() + PATIENCE;
         while self.ctr.try_wait()?.is_none() {
             ensure!(Instant::now() < deadline, "ctr does not end: {}", self.output());
@@ -181,6 +291,13 @@ impl Drop for Containerd {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
+}
+
+/// Makes [`IMAGE`] in a folder, as an archive; gives its path.
+pub(super) fn make_image(folder: &Path) -> anyhow::Result<PathBuf> {
+    fs_err::create_dir_all(folder)?;
+    Run::new("sh").args(["-c", IMAGE_SCRIPT]).arg(folder).arg(IMAGE).read()?;
+    Ok(folder.join("image.tar"))
 }
 
 /// A path as a word of a shell command.

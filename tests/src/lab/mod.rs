@@ -7,21 +7,24 @@ mod classic;
 pub mod cluster;
 pub mod cni;
 pub mod containerd;
+pub mod etcd;
 mod folder;
 mod guard;
 mod namespace;
 mod node;
 mod pod;
 mod podlane;
+pub mod podman;
 mod router;
 mod wire;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 pub use agent::Agent;
 pub use builder::Builder;
+pub use classic::Between;
 pub use folder::{ids, remove};
 pub use namespace::Namespace;
 pub use node::Node;
@@ -31,6 +34,7 @@ pub use wire::{UPLINK, Wire};
 use self::cluster::Cluster;
 use self::folder::Folder;
 use self::guard::Guard;
+use crate::Binaries;
 
 /// A lab. It lives until it is dropped, or its process dies: then everything it made is removed.
 #[derive(Debug)]
@@ -122,6 +126,16 @@ impl Lab {
             node.set_network(plugin, None);
         }
         Ok(())
+    }
+
+    /// In a lab that [`Builder::classic_before_podlane`] has made: turns a node without pods, the first is 1, from the
+    /// classic network to Podlane. Its agent is ready then.
+    pub fn migrate(&mut self, number: usize, binaries: &Binaries) -> anyhow::Result<()> {
+        let node = &mut self.nodes[number - 1];
+        ensure!(node.pods().is_empty(), "{} has pods of the classic network: delete them first", node.name());
+        classic::remove(node)?;
+        node.set_plugin(podlane::plugin(binaries, node.agent()?));
+        node.agent()?.start_and_wait()
     }
 
     /// Starts every node's agent and waits until all are ready.

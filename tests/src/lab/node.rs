@@ -44,6 +44,10 @@ impl Node {
         self.agent = agent;
     }
 
+    pub(super) fn set_plugin(&mut self, plugin: Plugin) {
+        self.plugin = Some(plugin);
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -37,13 +37,18 @@ pub(super) fn prepare(
         fs_err::write(node.dir().join("config.yaml"), serde_norway::to_string(&config)?)?;
 
         let agent = Agent::new(node.namespace().clone(), binaries.podlane.clone(), node.dir());
-        let config = json!({
-            "cniVersion": "1.0.0",
-            "name": "podlane",
-            "type": "podlane-cni",
-            "socket": agent.socket(),
-        });
-        node.set_network(Plugin { path: binaries.podlane_cni.clone(), config }, Some(agent));
+        node.set_network(plugin(binaries, &agent), Some(agent));
     }
     Ok(())
+}
+
+/// The plugin of a node with this agent.
+pub(super) fn plugin(binaries: &Binaries, agent: &Agent) -> Plugin {
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "podlane",
+        "type": "podlane-cni",
+        "socket": agent.socket(),
+    });
+    Plugin { path: binaries.podlane_cni.clone(), config }
 }

@@ -33,6 +33,14 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
   sleep 0.02
 done
 
+# Every pod has programs, and the kernel detaches each after an RCU grace period, during which nobody else on this machine
+# can change a device.
+expedited=/sys/kernel/rcu_expedited
+if [ "$(cat $expedited)" = 0 ]; then
+  echo 1 >$expedited
+  trap 'sleep 0.5; echo 0 >$expedited' EXIT
+fi
+
 for namespace in $namespaces; do
   echo "netns delete $namespace"
 done | ip -force -batch -

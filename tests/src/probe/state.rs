@@ -41,7 +41,10 @@ pub fn of(node: &Node) -> anyhow::Result<BTreeSet<String>> {
         for file in pins::files_below(&agent.bpf_dir())? {
             state.insert(format!("pin {}", file.display()));
         }
-        for file in pins::files_below(&agent.run_dir())? {
+        let mut files = pins::files_below(&agent.run_dir())?;
+        // Which address was given last is worth knowing when nobody has it any more.
+        files.retain(|file| !file.ends_with("addresses-given.json"));
+        for file in files {
             state.insert(format!("file {}", file.display()));
         }
         for map in ["pods4", "pods6", "routes4", "routes6"] {

@@ -18,6 +18,8 @@ use crate::lab::Pod;
 const INTERVAL: Duration = Duration::from_millis(1);
 /// For answers that are still on their way at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A connection that stands still for so long is broken; on a busy machine a thread may have to wait for seconds.
+const STALL: Duration = Duration::from_secs(30);
 /// Seconds of datagrams: a busy machine's scheduler must not look like a lossy network.
 const BUFFER: usize = 8 << 20;
 /// More than a segment.
@@ -66,9 +68,15 @@ impl Steady {
 
     /// A TCP connection from `client` to `server`, which echoes all. It ends with an error if it is reset or stalls.
     pub fn tcp(client: &Pod, server: &Pod) -> anyhow::Result<Self> {
-        let ((mut far, _), mut near) = connect(client.namespace(), server.namespace(), server.address())?;
-        near.set_read_timeout(Some(PATIENCE))?;
-        Self::start(format!("TCP {} -> {}", client.label(), server.label()), move |stop| {
+        let ((far, _), near) = connect(client.namespace(), server.namespace(), server.address())?;
+        Self::over_tcp(format!("TCP {} -> {}", client.label(), server.label()), near, far)
+    }
+
+    pub(super) fn over_tcp(label: String, mut near: TcpStream, mut far: TcpStream) -> anyhow::Result<Self> {
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(STALL))?;
+        }
+        Self::start(label, move |stop| {
             std::thread::scope(|scope| {
                 let echo = scope.spawn(move || -> anyhow::Result<()> {
                     let mut buffer = [0; TCP_MESSAGE];
@@ -87,7 +95,7 @@ impl Steady {
         })
     }
 
-    fn start(
+    pub(super) fn start(
         label: String,
         work: impl FnOnce(&AtomicBool) -> anyhow::Result<Seen> + Send + 'static,
     ) -> anyhow::Result<Self> {

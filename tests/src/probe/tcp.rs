@@ -37,11 +37,16 @@ pub fn connect(path: &Path<'_>) -> anyhow::Result<Connection> {
     let listener = path.server.run(|| listen_at(path.listen))?;
     let listener =
         listener.with_context(|| format!("listening on {} in {}", path.listen, path.server.name()))?;
+    connect_to(path, &listener)
+}
+
+/// Connects to a server that listens already.
+pub(super) fn connect_to(path: &Path<'_>, listener: &TcpListener) -> anyhow::Result<Connection> {
     let target = path.target(listener.local_addr()?);
     let outgoing = path.client.run(|| connect_from(path.bind_address(), target))?;
     let outgoing = outgoing.with_context(|| format!("connecting to {target} from {}", path.client.name()))?;
     // The handshake's last packet may still be on its way, or lost.
-    setsockopt(&listener, ReceiveTimeout, &patience())?;
+    setsockopt(listener, ReceiveTimeout, &patience())?;
     let (accepted, seen) =
         listener.accept().with_context(|| format!("accepting a connection to {target}"))?;
     for stream in [&accepted, &outgoing] {
@@ -53,7 +58,7 @@ pub fn connect(path: &Path<'_>) -> anyhow::Result<Connection> {
 }
 
 /// A service's server listens on the same port again and again.
-fn listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) fn listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let fd = tcp_socket(address)?;
     setsockopt(&fd, ReuseAddr, &true)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;

@@ -176,6 +176,8 @@ pub enum Tables {
 /// pod A to the remote pod, and of the remote pod to pod B, in both families.
 pub struct Fixture {
     ebpf: Ebpf,
+    /// Another map layout is being taken over: see `FlowGate::ALL`.
+    pub handover: bool,
     gate: Array<MapData, FlowGate>,
     flows4: HashMap<MapData, FlowKey<Ip4>, FlowEntry>,
     flows6: HashMap<MapData, FlowKey<Ip6>, FlowEntry>,
@@ -329,7 +331,19 @@ impl Fixture {
         }
 
         let counters = map(&mut ebpf, "counters");
-        Self { ebpf, gate, flows4, flows6, counters, tunnels, pod_a, uplink, overlay, mark: 0 }
+        Self {
+            ebpf,
+            gate,
+            flows4,
+            flows6,
+            counters,
+            tunnels,
+            pod_a,
+            uplink,
+            overlay,
+            mark: 0,
+            handover: false,
+        }
     }
 
     /// Runs a case's packet through its program and compares.
@@ -382,7 +396,8 @@ impl Fixture {
 
     /// The program's return code and the packet afterwards.
     pub fn run(&mut self, case: &Case) -> Result<(i32, Vec<u8>), ProgramError> {
-        self.gate.set(0, FlowGate { open: u32::from(case.flows) }, 0).unwrap();
+        let open = if self.handover { FlowGate::ALL } else { u32::from(case.flows) };
+        self.gate.set(0, FlowGate { open }, 0).unwrap();
         let mut output = vec![0; case.packet.len() + 256];
         let options = TestRunOptions {
             data_in: Some(&case.packet),

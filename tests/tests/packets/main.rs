@@ -83,6 +83,30 @@ fn to_pod_and_to_wire_do_what_their_table_says() {
 }
 
 #[test]
+fn while_another_map_layout_is_taken_over_everything_between_pods_takes_the_kernels_path() {
+    Fixture::with(Tables::Slots, |fixture| {
+        fixture.handover = true;
+        let as_xdp = |case: Case| Case { hook: Hook::XdpFromWire, ..case };
+        let cases = from_pod::cases().into_iter().chain(from_wire::cases());
+        let cases = cases.chain(from_wire::cases().into_iter().map(as_xdp));
+        let mut failures = Vec::new();
+        let mut count = 0;
+        for case in cases.filter(|case| matches!(case.verdict, Verdict::Forwarded(_))) {
+            // A router's error is not from a pod, but forwarded where it is about the fast path.
+            let foreign = case.hook != Hook::FromPod && case.name.starts_with("an error about");
+            let reason = if foreign { PassReason::NotFromPod } else { PassReason::StackFlow };
+            let verdict = Verdict::Pass(reason);
+            let case = Case { verdict, expected: case.packet.clone(), ..case };
+            if let Err(failure) = fixture.check(&case) {
+                failures.push(format!("{} ({}): {failure}", case.name, case.hook.name()));
+            }
+            count += 1;
+        }
+        assert!(failures.is_empty() && count > 30, "{count} cases\n{}", failures.join("\n"));
+    });
+}
+
+#[test]
 fn frames_cut_off_at_any_length_are_never_forwarded() {
     run(truncated::cases);
 }

@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) bulk_rounds: usize,
     /// How long each takes.
     pub(super) bulk_seconds: u32,
+    /// How often 110 pods are attached and detached one by one, and all at once.
+    pub(super) attach_rounds: usize,
     /// Whether everything is measured with IPv6 as well, or only round trips.
     pub(super) all_with_ipv6: bool,
 }
@@ -36,6 +38,7 @@ impl Plan {
         frames: 64 * 500,
         bulk_rounds: 1,
         bulk_seconds: 1,
+        attach_rounds: 1,
         all_with_ipv6: false,
     };
     pub(super) const FULL: Self = Self {
@@ -48,6 +51,7 @@ impl Plan {
         frames: 64 * 4000,
         bulk_rounds: 2,
         bulk_seconds: 1,
+        attach_rounds: 5,
         all_with_ipv6: true,
     };
 }

@@ -5,16 +5,29 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::cni;
 use super::report::{Report, label};
 use super::targets::Target;
 
-/// The blocks that a file may have, each between markers of its name: the README's summary, and everything.
+/// The blocks that a file may have, each between markers of its name: the README's summary, everything about packets,
+/// and attaching pods.
 const SUMMARY: &str = "performance";
 const FIGURES: &str = "figures";
+const ATTACHING: &str = "attaching";
 
 /// Replaces what stands between the markers; a file without any gets the summary at its end.
 pub(super) fn write(file: &Path, report: &Report) -> Result<()> {
     let mut text = if file.exists() { fs_err::read_to_string(file)? } else { String::new() };
+    let has_attaching = text.contains(&begin(ATTACHING));
+    if has_attaching && report.has_cni() {
+        text = replace(&text, ATTACHING, &attaching(report)?)?;
+    }
+    // Of a run that measured nothing else there is nothing else to write.
+    if report.programs.is_empty() {
+        fs_err::write(file, text)?;
+        eprintln!("Wrote the figures of {}.", file.display());
+        return Ok(());
+    }
     let has_figures = text.contains(&begin(FIGURES));
     if has_figures {
         text = replace(&text, FIGURES, &figures(report)?)?;
@@ -90,17 +103,34 @@ fn summary(report: &Report) -> Result<String> {
     Ok(text)
 }
 
+/// What the plugins take, and the targets.
+fn attaching(report: &Report) -> Result<String> {
+    let mut text = format!(
+        "\n{}, `{}` at commit {}: {}, {}. Milliseconds.\n\n",
+        report.date, report.command, report.commit, report.machine, report.kernel
+    );
+    writeln!(text, "{}", report.cni_markdown())?;
+    text += &targets(&cni::targets(&report.rows))?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn targets(targets: &[Target]) -> Result<String> {
+    let mut text = "| | target | reached | |\n|---|--:|--:|---|\n".to_owned();
+    for Target { name, target, value, met } in targets {
+        let value = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
+        writeln!(text, "| {name} | {target} | {value} | {} |", if *met { "✔" } else { "✘" })?;
+    }
+    Ok(text)
+}
+
 /// All targets, and what each program costs.
 fn figures(report: &Report) -> Result<String> {
     let mut text = format!(
         "\n{}, `{}` at commit {}: {}, {}.\n\n",
         report.date, report.command, report.commit, report.machine, report.kernel
     );
-    writeln!(text, "| | target | reached | |\n|---|--:|--:|---|")?;
-    for Target { name, target, value, met } in &report.targets {
-        let value = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
-        writeln!(text, "| {name} | {target} | {value} | {} |", if *met { "✔" } else { "✘" })?;
-    }
+    text += &targets(&report.targets)?;
     writeln!(text, "\nNanoseconds per packet over an empty program (flows, local pods, peer nodes):\n")?;
     writeln!(text, "{}", report.programs_markdown())?;
     writeln!(text, "| program | instructions | bytes of machine code |\n|---|--:|--:|")?;

@@ -7,13 +7,14 @@ use comfy_table::{
     Cell, CellAlignment, ContentArrangement, Table,
     presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED},
 };
+use podlane_tests::bench::attach::Network;
 use podlane_tests::bench::{ProgramSize, Row};
 use serde::{Deserialize, Serialize};
 
-use super::machine;
 use super::network::Proof;
 use super::plan::Plan;
 use super::targets::Target;
+use super::{Parts, cni, machine};
 
 /// The whole file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,13 +43,21 @@ const COLUMNS: [(&str, &str, usize); 8] = [
 ];
 
 impl Report {
-    pub(super) fn about_this_machine(plan: &Plan) -> Result<Self> {
+    pub(super) fn about_this_machine(plan: &Plan, parts: Parts) -> Result<Self> {
         Ok(Self {
             machine: machine::machine(),
             kernel: machine::kernel(),
             date: machine::date(),
             commit: machine::commit(),
-            command: format!("cargo xtask bench{}", if plan.quick { " --quick" } else { "" }),
+            command: format!(
+                "cargo xtask bench{}{}",
+                match parts {
+                    Parts { network: true, .. } => "",
+                    Parts { programs: true, .. } => " programs",
+                    Parts { .. } => " cni",
+                },
+                if plan.quick { " --quick" } else { "" }
+            ),
             contenders: Vec::new(),
             programs: Vec::new(),
             rows: Vec::new(),
@@ -81,14 +90,44 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text =
             format!("\n{}\n{}, {}, commit {}\n", self.machine, self.kernel, self.date, self.commit);
-        text += &format!("\nPrograms, ns per packet over an empty program:\n\n{}\n", self.programs_table());
+        if !self.programs.is_empty() {
+            text +=
+                &format!("\nPrograms, ns per packet over an empty program:\n\n{}\n", self.programs_table());
+        }
         if !self.contenders.is_empty() {
             for (topology, words) in [("same-node", "on one node"), ("across-nodes", "across nodes")] {
                 text +=
                     &format!("\nPod to pod {words}, IPv4, medians:\n\n{}\n", self.network_table(topology));
             }
         }
+        if self.has_cni() {
+            text +=
+                &format!("\nAttaching pods, ms, one at a time and 110 at once:\n\n{}\n", self.cni_table());
+        }
         text + &format!("\nTargets:\n\n{}\n", self.targets_table())
+    }
+
+    /// Whether attaching pods was measured.
+    pub(super) fn has_cni(&self) -> bool {
+        self.rows.iter().any(|row| row.bench == "cni")
+    }
+
+    /// The table of the plugins, for Markdown.
+    pub(super) fn cni_markdown(&self) -> String {
+        markdown(self.cni_table())
+    }
+
+    fn cni_table(&self) -> Table {
+        let headings = cni::COLUMNS.map(|(_, heading)| heading.to_owned());
+        let mut table = empty_table(["".to_owned()].into_iter().chain(headings));
+        for network in Network::ALL {
+            let figures = cni::COLUMNS.map(|(metric, _)| {
+                let value = cni::find(&self.rows, network.name(), metric);
+                number(value.map(|value| format!("{value:.1}")).unwrap_or_default())
+            });
+            table.add_row([Cell::new(network.name())].into_iter().chain(figures));
+        }
+        table
     }
 
     /// The table of a topology, for Markdown.

@@ -167,7 +167,7 @@ fn programs(rows: &[Row]) -> Vec<Target> {
     targets
 }
 
-fn at_most(name: String, limit: f64, value: Option<f64>) -> Target {
+pub(super) fn at_most(name: String, limit: f64, value: Option<f64>) -> Target {
     Target { name, target: format!("≤ {limit:.2}"), met: value.is_some_and(|value| value <= limit), value }
 }
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::needs::{BPF_TOOLCHAIN, COMPONENTS, KERNEL_TOOLS, OLDEST_RUSTC, TOOLS};
+use super::needs::{
+    APISERVER_TOOLS, BPF_TOOLCHAIN, BUILD_TOOLS, COMPONENTS, KERNEL_TOOLS, OLDEST_RUSTC, TOOLS,
+};
 use crate::command::{find, stdout_of};
 use crate::privilege::Privilege;
 
@@ -69,7 +71,7 @@ pub(crate) struct Facts {
     /// /usr/bin/rustc.
     pub(crate) debian: Option<Toolchain>,
     pub(crate) bpf_linker: Option<Version>,
-    /// Commands of [`TOOLS`] and [`KERNEL_TOOLS`] that are not there.
+    /// Commands of [`BUILD_TOOLS`], [`TOOLS`], [`KERNEL_TOOLS`] and [`APISERVER_TOOLS`] that are not there.
     pub(crate) missing_tools: Vec<&'static str>,
     /// Components of [`COMPONENTS`] that the current toolchain lacks.
     pub(crate) missing_components: Vec<&'static str>,
@@ -104,11 +106,13 @@ impl Facts {
             bpf_linker: find("bpf-linker")
                 .and_then(|program| stdout_of(Command::new(program).arg("--version")))
                 .and_then(|text| Version::find_in(&text)),
-            missing_tools: TOOLS
+            missing_tools: BUILD_TOOLS
                 .iter()
+                .chain(&TOOLS)
                 .chain(&KERNEL_TOOLS)
+                .chain(&APISERVER_TOOLS)
                 .map(|tool| tool.command)
-                .filter(|command| find(command).is_none())
+                .filter(|command| !is_there(command))
                 .collect(),
             missing_components: missing_components(has_rustup),
         }
@@ -161,6 +165,11 @@ fn toolchain(version: &str, sysroot: &Path) -> Option<Toolchain> {
         has_src: sysroot.join("lib/rustlib/src/rust/library/core").is_dir(),
         has_clippy: sysroot.join("bin/cargo-clippy").exists(),
     })
+}
+
+/// A command, or any file with its whole path.
+fn is_there(command: &str) -> bool {
+    find(command).is_some() || (command.starts_with('/') && Path::new(command).is_file())
 }
 
 fn offered_rustc() -> Option<Version> {

@@ -12,8 +12,18 @@ pub(crate) struct Tool {
     pub(crate) why: &'static str,
 }
 
+/// What every build needs beside Rust.
+pub(crate) const BUILD_TOOLS: [Tool; 2] = [
+    Tool { command: "protoc", package: "protobuf-compiler", why: "compiles etcd's protocol" },
+    Tool {
+        command: "/usr/include/google/protobuf/descriptor.proto",
+        package: "libprotobuf-dev",
+        why: "is part of etcd's protocol",
+    },
+];
+
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 13] = [
+pub(crate) const TOOLS: [Tool; 17] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
@@ -43,6 +53,14 @@ pub(crate) const TOOLS: [Tool; 13] = [
     Tool { command: "containerd", package: "containerd", why: "a real container runtime calls the plugin" },
     Tool { command: "runc", package: "runc", why: "containerd runs containers by it" },
     Tool { command: "busybox", package: "busybox-static", why: "the image of those containers" },
+    Tool { command: "podman", package: "podman", why: "another real container runtime calls the plugin" },
+    Tool { command: "etcd", package: "etcd-server", why: "nodes find each other through a real one" },
+    Tool {
+        command: "etcdctl",
+        package: "etcd-client",
+        why: "shows and changes what is in it, as an operator does",
+    },
+    Tool { command: "openssl", package: "openssl", why: "makes certificates for it" },
 ];
 
 /// The tools of `cargo xtask kernels`.
@@ -53,13 +71,27 @@ pub(crate) const KERNEL_TOOLS: [Tool; 4] = [
     Tool { command: "xz", package: "xz-utils", why: "unpacks kernel modules" },
 ];
 
+/// The tools that `cargo xtask e2e-kubernetes` builds a kube-apiserver with.
+pub(crate) const APISERVER_TOOLS: [Tool; 4] = [
+    Tool { command: "/usr/lib/go-1.19/bin/go", package: "golang-1.19-go", why: "compiles kube-apiserver" },
+    Tool { command: "make", package: "make", why: "drives that" },
+    Tool {
+        command: "rsync",
+        package: "rsync",
+        why: "puts generated code and programs in their places there",
+    },
+    Tool { command: "dpkg-source", package: "dpkg-dev", why: "unpacks kube-apiserver's source package" },
+];
+
 /// What a scope needs beyond a toolchain.
-pub(crate) fn tools(scope: Scope) -> &'static [Tool] {
-    match scope {
+pub(crate) fn tools(scope: Scope) -> impl Iterator<Item = &'static Tool> {
+    let beyond: &[Tool] = match scope {
         Scope::Build => &[],
         Scope::Lab => &TOOLS,
         Scope::Kernels => &KERNEL_TOOLS,
-    }
+        Scope::KubeApiserver => &APISERVER_TOOLS,
+    };
+    BUILD_TOOLS.iter().chain(beyond)
 }
 
 /// Components of the rustup toolchain that the tests call, by the program that each brings.

@@ -254,8 +254,7 @@ fn debian_clippy(facts: &Facts, debian_is_used: bool, plan: &mut Plan) {
 }
 
 fn missing_tools(facts: &Facts, scope: Scope, plan: &mut Plan, without_apt: &mut Vec<String>) {
-    let missing: Vec<_> =
-        tools(scope).iter().filter(|tool| facts.missing_tools.contains(&tool.command)).collect();
+    let missing: Vec<_> = tools(scope).filter(|tool| facts.missing_tools.contains(&tool.command)).collect();
     if missing.is_empty() {
         return;
     }

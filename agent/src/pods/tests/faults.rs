@@ -145,7 +145,7 @@ fn a_check_names_everything_that_is_damaged() {
             "the pod's route to 0.0.0.0/0",
             "the node's route to 10.244.1.2/32",
             "the node's neighbour entry for 10.244.1.2",
-            "no program is attached",
+            "the program from_pod is not attached",
             "10.244.1.2 is different in the pod map",
         ] {
             assert!(error.msg.contains(damage), "{damage} is missing in {error}");

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::testing::MemoryFastPath;
 use super::*;
 use crate::netlink::testing::path_of;
+use crate::repairs::Repairs;
 
 /// A node with gateway addresses, a manager and a fast path that only remembers.
 struct Node {
@@ -35,7 +36,9 @@ impl Node {
             watch::channel(Some(NodeNetwork { name: "node1".to_owned(), pod_cidrs, mtu: 1450 }));
         let fast_path = Arc::<MemoryFastPath>::default();
         let run_dir = tempfile::tempdir().unwrap();
-        let manager = PodManager::new(netlink.clone(), fast_path.clone(), run_dir.path(), receiver).unwrap();
+        let manager =
+            PodManager::new(netlink.clone(), fast_path.clone(), run_dir.path(), receiver, Repairs::default())
+                .unwrap();
         manager.restore().await.unwrap();
         Self { netlink, fast_path, run_dir, network, manager }
     }
@@ -47,6 +50,7 @@ impl Node {
             self.fast_path.clone(),
             self.run_dir.path(),
             self.network.subscribe(),
+            Repairs::default(),
         )
         .unwrap();
         self.manager.restore().await.unwrap()

@@ -22,12 +22,13 @@ fn a_lost_record_does_not_keep_a_del_from_removing_the_device() {
 fn a_restart_repairs_removes_and_rolls_back() {
     in_own_namespace(|| async {
         let mut node = Node::new(&["10.244.1.0/24"]).await;
-        let pods: Vec<OwnedFd> = (0..3).map(|_| new_namespace()).collect();
+        let mut pods: Vec<OwnedFd> = (0..4).map(|_| new_namespace()).collect();
         let kept = node.attach("kept", &pods[0]).await.unwrap();
         let gone = node.attach("gone", &pods[1]).await.unwrap();
         let half = node.attach("half", &pods[2]).await.unwrap();
+        let cut_off = node.attach("cut-off", &pods[3]).await.unwrap();
         // While the agent was away: the kept one lost its route, neighbour, program and entry; one pod went; the
-        // third was never completed; and leftovers nobody claims.
+        // third was never completed; the fourth lost its device only; and leftovers nobody claims.
         for route in node.netlink.routes().await.unwrap() {
             node.netlink.delete_route(&route).await.unwrap();
         }
@@ -37,6 +38,8 @@ fn a_restart_repairs_removes_and_rolls_back() {
         let stray = PodEndpoint { ifindex: 99, mac: [0; 6], host_mac: [0; 6] };
         *node.fast_path.pods.lock().unwrap() = [("10.244.1.99".parse().unwrap(), stray)].into();
         node.netlink.delete_link(gone.host_if_index).await.unwrap();
+        node.netlink.delete_link(cut_off.host_if_index).await.unwrap();
+        drop(pods.remove(1));
         let creating = Record { state: State::Creating, host_if_index: 0, ..half };
         let path = node.run_dir.path().join("attachments/half-eth0.json");
         std::fs::write(path, serde_json::to_vec(&creating).unwrap()).unwrap();
@@ -44,14 +47,26 @@ fn a_restart_repairs_removes_and_rolls_back() {
         let report = node.restart().await;
         assert_eq!(
             report,
-            RestoreReport { restored: 1, removed: 1, rolled_back: 1, ..RestoreReport::default() }
+            RestoreReport { restored: 1, removed: 1, broken: 1, rolled_back: 1, ..RestoreReport::default() }
         );
-        assert_eq!(node.leftovers().await, (1, 1, 1, 2, 1));
+        assert_eq!(node.leftovers().await, (1, 1, 1, 2, 2));
         assert!(node.fast_path.attached.lock().unwrap().contains("uplink"), "that one is not a pod's");
         node.manager.check(&key("kept")).await.unwrap();
-        assert_eq!(node.manager.records(), [kept]);
+        assert!(
+            node.manager.warnings()[0].contains("has lost its interface"),
+            "{:?}",
+            node.manager.warnings()
+        );
+        let cut_off_addresses = cut_off.addresses.clone();
+        assert_eq!(node.manager.records(), [cut_off, kept]);
+        // The cluster believes that the fourth has its address, until its DEL.
         let again = new_namespace();
-        assert_eq!(node.attach("new", &again).await.unwrap().addresses[0].to_string(), "10.244.1.3");
+        let wanted = crate::pods::Wanted { addresses: cut_off_addresses.clone(), ..Default::default() };
+        let request = AttachRequest { wanted, ..request("new", &again) };
+        assert_eq!(node.manager.attach(request.clone()).await.unwrap_err().code, code::CONFLICT);
+        node.manager.detach(key("cut-off")).await.unwrap();
+        assert_eq!(node.manager.warnings(), Vec::<String>::new());
+        assert_eq!(node.manager.attach(request).await.unwrap().addresses, cut_off_addresses);
     });
 }
 
@@ -83,6 +98,7 @@ fn before_the_restore_everything_waits() {
             node.fast_path.clone(),
             run_dir.path(),
             node.network.subscribe(),
+            crate::repairs::Repairs::default(),
         )
         .unwrap();
         let pod = new_namespace();

@@ -1,12 +1,43 @@
 //! Real container runtimes call the plugin.
 
+mod cri;
+mod podman;
+
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use podlane_tests::lab::Node;
 use podlane_tests::lab::containerd::{Container, Containerd, quoted};
+use podlane_tests::lab::{Namespace, Node};
 use podlane_tests::probe::state;
 use podlane_tests::{Binaries, Lab};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `podlane install-cni`, into other folders than the usual ones.
+fn install_into(node: &Node, bin_dir: &Path, conf_dir: &Path) -> anyhow::Result<()> {
+    let (podlane, agent) = (Binaries::find()?.podlane, node.agent()?);
+    let command = node.command([podlane.as_os_str(), "install-cni".as_ref(), "--run-dir".as_ref()]);
+    let command = command.arg(agent.run_dir());
+    command.arg("--bin-dir").arg(bin_dir).arg("--conf-dir").arg(conf_dir).read().map(drop)
+}
+
+/// The page that is served there, as seen from a namespace.
+fn fetch(from: &Namespace, port: SocketAddr) -> anyhow::Result<String> {
+    from.run(|| -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&port, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, page) = answer.split_once("\r\n\r\n").with_context(|| format!("no page: {answer:?}"))?;
+        Ok(page.to_owned())
+    })?
+    .with_context(|| format!("fetching from {port} in {}", from.name()))
+}
 
 /// What an operator does: `podlane install-cni`.
 fn install(node: &Node) -> anyhow::Result<String> {

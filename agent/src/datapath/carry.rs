@@ -1,0 +1,130 @@
+//! What cannot be worked out anew, taken along from maps of another layout: counters, and the flows through the stack.
+//!
+//! A map of the same shape is pinned in both layouts' folders: programs of both use the same one, and nothing can be
+//! missed. Flows of another shape are converted, member by member, once no program notes any more of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use aya::{Ebpf, maps::Map};
+
+use super::{
+    Options, load,
+    shape::Shape,
+    sys::{self, MapInfo},
+};
+use crate::failpoint::step;
+
+const COUNTERS: &str = "counters";
+const FLOWS: [&str; 2] = ["stack_flows4", "stack_flows6"];
+const GATE: &str = "flow_gate";
+
+/// Pins the former layouts' maps in our own folder, where they are of the shape that our programs expect. Returns
+/// whether flows are noted in maps that our programs cannot read.
+pub(super) fn share(own: &Path, former: &[PathBuf], options: &Options) -> anyhow::Result<bool> {
+    // Maps to look at: made as our object wants them, pinned nowhere, gone again at the end.
+    let expected = load(None, options, None)?;
+    let mut apart = false;
+    for name in FLOWS.into_iter().chain([GATE, COUNTERS]) {
+        let wanted = Shape::of(&info_of(&expected, name)?)?;
+        for dir in former {
+            let Some(theirs) = sys::open(&dir.join(name))? else { continue };
+            let place = own.join(name);
+            let their_info = sys::map_info(&theirs)?;
+            let same = match sys::open(&place)? {
+                Some(ours) => sys::map_info(&ours)?.id == their_info.id,
+                None if Shape::of(&their_info)? == wanted => {
+                    sys::pin(&theirs, &place)?;
+                    step("map shared");
+                    true
+                }
+                None => false,
+            };
+            if !same && name == COUNTERS {
+                tracing::warn!(
+                    from = %dir.display(),
+                    "the counters of another map layout cannot be read: they start anew"
+                );
+            }
+            apart |= !same && name != COUNTERS;
+        }
+    }
+    if former.iter().any(|dir| dir.join("tunnels").exists()) {
+        tracing::info!("what routers have said of path MTUs under the overlay is learned anew");
+    }
+    Ok(apart)
+}
+
+/// Copies the flows of former layouts to our own maps, where those are not the same.
+pub(super) fn merge_flows(own: &Path, former: &[PathBuf]) -> anyhow::Result<()> {
+    for name in FLOWS {
+        let ours = sys::open(&own.join(name))?.ok_or_else(|| anyhow!("the map {name} is not pinned"))?;
+        let our_info = sys::map_info(&ours)?;
+        let to = Shape::of(&our_info)?;
+        for dir in former {
+            let Some(theirs) = sys::open(&dir.join(name))? else { continue };
+            let info = sys::map_info(&theirs)?;
+            if info.id == our_info.id {
+                continue;
+            }
+            let from = Shape::of(&info)?;
+            let Some(conversion) = from.to(&to) else {
+                tracing::warn!(
+                    from = %dir.display(),
+                    map = name,
+                    "flows of another map layout cannot be converted: connections to services may break"
+                );
+                continue;
+            };
+            let mut flows = 0_usize;
+            for key in keys(&theirs, &info)? {
+                let converted = conversion.key(&key);
+                // One that is there has been noted since, or copied before.
+                if sys::get(&ours, &converted, to.value_size)?.is_none()
+                    && let Some(value) = sys::get(&theirs, &key, from.value_size)?
+                {
+                    sys::set(&ours, &converted, &conversion.value(&value))?;
+                    flows += 1;
+                }
+            }
+            step("flows copied");
+            tracing::info!(from = %dir.display(), map = name, flows, "flows of another map layout converted");
+        }
+    }
+    Ok(())
+}
+
+fn keys(map: &std::os::fd::OwnedFd, info: &MapInfo) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    // A key that vanishes meanwhile starts the list anew: not for ever.
+    while keys.len() < 2 * info.max_entries {
+        match sys::next_key(map, keys.last().map(Vec::as_slice), info.key_size)? {
+            Some(key) => keys.push(key),
+            None => break,
+        }
+    }
+    Ok(keys)
+}
+
+fn info_of(ebpf: &Ebpf, name: &str) -> anyhow::Result<MapInfo> {
+    match ebpf.map(name).with_context(|| format!("the embedded object has no map {name}"))? {
+        Map::Array(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) => sys::map_info(map.fd()),
+        _ => Err(anyhow!("the map {name} is of a kind that is not carried over")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_a_maps_shape_and_a_map_is_of_its_own() {
+        let ebpf = load(None, &Options::new("/nowhere".into()), None).unwrap();
+        let shape = |name| Shape::of(&info_of(&ebpf, name).unwrap()).unwrap();
+        let names: Vec<_> = shape("stack_flows4").key_members().map(str::to_owned).collect();
+        assert_eq!(names, ["source", "destination", "ports", "protocol", "reserved"]);
+        assert_eq!(shape("stack_flows4"), shape("stack_flows4"));
+        assert_ne!(shape("stack_flows4"), shape("stack_flows6"));
+        assert!(shape("stack_flows4").to(&shape("stack_flows6")).is_none());
+    }
+}

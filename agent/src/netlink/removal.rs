@@ -1,0 +1,99 @@
+//! Removing devices, many at once, without waiting for the kernel to clear away what nobody sees any more.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use anyhow::{Context as _, anyhow};
+use futures_util::StreamExt as _;
+use nix::errno::Errno;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use tokio::sync::broadcast;
+
+use super::Netlink;
+
+/// Announcements that a waiting removal may fall behind by; then it waits for the kernel's answer instead.
+const BACKLOG: usize = 1024;
+/// An answer to a request is a header and the request.
+const ANSWER: usize = 4096;
+
+/// Where the indices of removed devices are announced, once somebody has asked.
+pub(super) type Removals = Arc<std::sync::Mutex<Option<broadcast::Sender<u32>>>>;
+
+impl Netlink {
+    /// Removes a device. Fine when it is gone already. Returns when device, routes and neighbours are gone; the kernel
+    /// answers only when their memory is free too, which takes it much longer, and would keep all other requests of a
+    /// socket waiting.
+    pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
+        let mut removals = self.removals()?;
+        let netlink = self.clone();
+        let mut answer = tokio::task::spawn_blocking(move || {
+            netlink.within_namespace(|| delete(index))?.map_err(anyhow::Error::from)
+        });
+        let result = loop {
+            tokio::select! {
+                answer = &mut answer => break answer.context("the removal died")?,
+                removed = removals.recv() => match removed {
+                    Ok(removed) if removed == index => break Ok(()),
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    // Nobody listens any more.
+                    Err(broadcast::error::RecvError::Closed) => break answer.await.context("the removal died")?,
+                },
+            }
+        };
+        result.with_context(|| format!("deleting the device with index {index}"))
+    }
+
+    fn removals(&self) -> anyhow::Result<broadcast::Receiver<u32>> {
+        let mut shared = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = shared.as_ref().filter(|sender| sender.receiver_count() > 0) {
+            return Ok(sender.subscribe());
+        }
+        let (connection, _, mut messages) = self
+            .within_namespace(|| rtnetlink::new_multicast_connection(&[MulticastGroup::Link]))?
+            .context("listening to the kernel's removals of devices")?;
+        tokio::spawn(connection);
+        let (sender, receiver) = broadcast::channel(BACKLOG);
+        *shared = Some(sender.clone());
+        // Keeps the channel open between removals.
+        let open = sender.subscribe();
+        tokio::spawn(async move {
+            while let Some((message, _)) = messages.next().await {
+                if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload {
+                    // Fails only without a receiver.
+                    let _ = sender.send(link.header.index);
+                }
+            }
+            drop(open);
+        });
+        Ok(receiver)
+    }
+}
+
+/// Asks for the removal and waits for the answer: the calling thread does the kernel's work.
+fn delete(index: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(message));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    request.finalize();
+    let mut buffer = vec![0; request.buffer_len()];
+    request.serialize(&mut buffer);
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.send_to(&buffer, &SocketAddr::new(0, 0), 0)?;
+    let mut answer = Vec::with_capacity(ANSWER);
+    socket.recv(&mut answer, 0)?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+    match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
+            error if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
+            error => Err(error),
+        },
+        NetlinkPayload::Error(_) => Ok(()),
+        other => Err(io::Error::other(anyhow!("the kernel answered {other:?}"))),
+    }
+}
