@@ -10,6 +10,7 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 mod failpoint;
+mod memory;
 pub mod metrics;
 pub mod netlink;
 pub mod node;

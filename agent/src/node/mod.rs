@@ -296,6 +296,7 @@ impl NodeTask {
             *old = status;
             changed
         });
+        crate::memory::give_back();
     }
 }
 
