@@ -253,17 +253,4 @@ fn port(scene: &Scenario) -> u16 {
     ((1024 + (scene.counter & scene.flow_mask)) as u16).to_be()
 }
 
-/// The kernel requires a GPL-compatible licence of programs that call its redirect helpers.
-#[cfg(target_arch = "bpf")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+dataplane_ebpf::object!();

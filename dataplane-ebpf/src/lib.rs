@@ -74,3 +74,24 @@ impl From<DropReason> for Exit {
         Self::Drop(reason)
     }
 }
+
+/// What an object of programs has to have beside them: the kernel requires a GPL-compatible licence of programs that call
+/// its redirect helpers, and the compiler a panic handler. On the host, where it is only checked, an empty `main`.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[cfg(target_arch = "bpf")]
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+        #[cfg(target_arch = "bpf")]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+            loop {}
+        }
+
+        #[cfg(not(target_arch = "bpf"))]
+        fn main() {}
+    };
+}

@@ -195,17 +195,4 @@ fn finish(ctx: &TcContext, hook: Hook, length: u32, outcome: Result<Forward<'sta
     action
 }
 
-/// The kernel requires a GPL-compatible licence of programs that call its redirect helpers.
-#[cfg(target_arch = "bpf")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+dataplane_ebpf::object!();

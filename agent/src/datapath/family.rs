@@ -100,7 +100,7 @@ where
     /// Makes the slots agree with the hashes.
     pub(super) fn align_slots(&mut self) -> anyhow::Result<()> {
         self.align_pod_slots()?;
-        let routes = self.routes.iter().collect::<Result<_, _>>()?;
+        let routes = self.routes_now()?.into_iter().collect();
         let plan = self.plan_routes(routes);
         self.hold_routes(&plan)
     }
@@ -148,10 +148,13 @@ where
         RoutePlan { routes, slots, lengths, moves, problems }
     }
 
-    /// Enters what is new or has changed. Returns what is no longer wanted, for when the programs have been told.
-    pub(super) fn add_routes(&mut self, plan: RoutePlan<A>) -> anyhow::Result<Vec<RouteKey<A>>> {
-        let mut present: StdHashMap<RouteKey<A>, RouteEntry> =
-            self.routes.iter().collect::<Result<_, _>>()?;
+    /// Enters what is new or has changed since the routes were `present`. Returns what is no longer wanted, for when the
+    /// programs have been told.
+    pub(super) fn add_routes(
+        &mut self,
+        plan: RoutePlan<A>,
+        mut present: StdHashMap<RouteKey<A>, RouteEntry>,
+    ) -> anyhow::Result<Vec<RouteKey<A>>> {
         for (key, entry) in &plan.routes {
             if present.remove(key) != Some(*entry) {
                 self.routes.insert(key, entry, 0).map_err(|error| full(error, "maxRoutes"))?;
@@ -228,18 +231,6 @@ where
         Ok(numbers)
     }
 
-    /// The tunnels that routes refer to.
-    pub(super) fn tunnels_in_use(&self) -> anyhow::Result<BTreeSet<u32>> {
-        let mut numbers = BTreeSet::new();
-        for item in self.routes.iter() {
-            let (_, entry) = item.context("reading the routes")?;
-            if entry.tunnel != 0 {
-                numbers.insert(u32::from(entry.tunnel));
-            }
-        }
-        Ok(numbers)
-    }
-
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
         let flows: Vec<(FlowKey<A>, FlowEntry)> = self.flows.iter().collect::<Result<_, _>>()?;
         let mut remaining = flows.len();
@@ -255,26 +246,23 @@ where
     pub(super) fn has_no_flows(&self) -> anyhow::Result<bool> {
         Ok(self.flows.keys().next().transpose()?.is_none())
     }
-}
 
-#[cfg(test)]
-impl<A> FamilyMaps<A>
-where
-    A: Address + Ord + Hash + aya::Pod,
-    RouteKey<A>: aya::Pod,
-    FlowKey<A>: aya::Pod,
-    PodSlot<A>: Slot,
-    RouteSlot<A>: Slot,
-{
     /// What the kernel has at the place of this pod.
+    #[cfg(test)]
     pub(super) fn slot_of_pod(&self, address: A) -> PodSlot<A> {
         self.pod_slots.in_kernel(pod_slot(address))
     }
 
     /// What the kernel has at the place of the route to this address.
+    #[cfg(test)]
     pub(super) fn slot_of_route(&self, address: A) -> RouteSlot<A> {
         self.route_slots.in_kernel(route_slot(address, self.lengths.slot_bits.into()))
     }
+}
+
+/// The tunnels that routes refer to.
+pub(super) fn tunnels_in_use<A>(routes: &StdHashMap<RouteKey<A>, RouteEntry>) -> impl Iterator<Item = u32> {
+    routes.values().map(|route| u32::from(route.tunnel)).filter(|number| *number != 0)
 }
 
 /// How many keys there are. A map that changes meanwhile may be counted a little wrong.

@@ -19,7 +19,7 @@ use dataplane_common::{
 };
 use ipnetwork::IpNetwork;
 
-use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
+use super::family::{FamilyMaps, Lengths, absent_is_fine, take, tunnels_in_use};
 use super::tunnels::{Tunnels, Underlay, bytes};
 use crate::pods::PodEndpoint;
 
@@ -208,8 +208,8 @@ impl Maps {
     ) -> anyhow::Result<Vec<String>> {
         let before = self.numbers()?;
         let mut taken: BTreeSet<u32> = before.values().copied().collect();
-        taken.extend(self.v4.tunnels_in_use()?);
-        taken.extend(self.v6.tunnels_in_use()?);
+        let (present4, present6) = (self.v4.routes_now()?, self.v6.routes_now()?);
+        taken.extend(tunnels_in_use(&present4).chain(tunnels_in_use(&present6)));
         let wanted = routes.values().filter_map(underlay).collect();
         let numbers = self.tunnels.write(&wanted, &before, &taken, now)?;
         self.number_nodes(&before, &numbers)?;
@@ -233,12 +233,13 @@ impl Maps {
             self.distrust_slots()?;
         }
         let problems = plan4.problems.iter().chain(&plan6.problems).cloned().collect();
-        let gone4 = self.v4.add_routes(plan4).context("writing routes4")?;
-        let gone6 = self.v6.add_routes(plan6).context("writing routes6")?;
+        let gone4 = self.v4.add_routes(plan4, present4).context("writing routes4")?;
+        let gone6 = self.v6.add_routes(plan6, present6).context("writing routes6")?;
         self.tell()?;
         self.v4.remove_routes(&gone4).context("writing routes4")?;
         self.v6.remove_routes(&gone6).context("writing routes6")?;
-        for number in taken.iter().filter(|taken| !numbers.values().any(|number| number == *taken)) {
+        let used: BTreeSet<u32> = numbers.into_values().collect();
+        for number in taken.difference(&used) {
             self.tunnels.clear(*number)?;
         }
         Ok(problems)

@@ -258,8 +258,7 @@ impl Datapath {
         xdp::detach(uplink, pins)
     }
 
-    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay. What they hold is
-    /// read, unless it can be trusted to be what was written last.
+    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
     ///
     /// # Errors
     /// Where a map cannot be read or written.
@@ -369,7 +368,6 @@ impl Datapath {
     }
 
     /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
-    /// What they hold is read, unless it can be trusted to be what was written last.
     ///
     /// # Errors
     /// Where a map cannot be read or written.

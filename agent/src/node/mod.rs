@@ -201,6 +201,8 @@ impl NodeTask {
                 _ = look_again.tick() => {
                     self.look_closely();
                     self.sweep_flows();
+                    // What the passes since the last time have needed.
+                    crate::memory::give_back();
                 }
             }
             self.pass().await;
@@ -296,7 +298,6 @@ impl NodeTask {
             *old = status;
             changed
         });
-        crate::memory::give_back();
     }
 }
 

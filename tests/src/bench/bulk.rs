@@ -1,13 +1,12 @@
 //! TCP throughput and what it costs, by iperf3.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::contender::Pair;
+use crate::probe::iperf::beside_server;
 
 /// The unit of `/proc/stat` (`sysconf(_SC_CLK_TCK)` is 100 on every Linux machine).
 const TICK: f64 = 0.01;
@@ -29,18 +28,7 @@ pub struct Transfer {
 /// Where iperf3 fails.
 pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, seconds: u32) -> Result<Transfer> {
     let address = pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
-    let mut listening = Command::new("nsenter")
-        .arg(format!("--net={}", pair.server.namespace.path().display()))
-        .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", &address])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("starting `iperf3 --server`")?;
-    let result = (|| {
-        let said = listening.stdout.take().context("no output of iperf3")?;
-        let ready = BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("listening"));
-        ensure!(ready, "`iperf3 --server` on {address} ended early");
+    let (report, cpu) = beside_server(&pair.server.namespace, &address, || {
         let before = Cpu::now()?;
         let report = pair
             .client
@@ -49,12 +37,8 @@ pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, seconds: u32) -> Result<T
             .args(["--time", &seconds.to_string(), "--parallel", &streams.to_string()])
             .timeout(Duration::from_secs(u64::from(seconds) + 20))
             .read()?;
-        Ok::<_, anyhow::Error>((report, Cpu::now()?.since(before)))
-    })();
-    // It ends by itself after one test; after a failure it would wait for ever.
-    listening.kill().context("ending `iperf3 --server`")?;
-    listening.wait()?;
-    let (report, cpu) = result?;
+        Ok((report, Cpu::now()?.since(before)))
+    })?;
     let report: Value = serde_json::from_str(&report).context("reading iperf3's report")?;
     let received = &report["end"]["sum_received"];
     let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 reports no {name}"));

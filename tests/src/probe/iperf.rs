@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
-use crate::lab::Pod;
+use crate::lab::{Namespace, Pod};
 
 /// What iperf3's client reports about a TCP test.
 #[derive(Debug, Clone, Copy)]
@@ -39,9 +39,28 @@ struct Sum {
 /// One TCP stream from `client` to `server` for `seconds`.
 pub fn tcp(client: &Pod, server: &Pod, seconds: u64) -> anyhow::Result<Throughput> {
     let address = server.address().to_string();
+    let report = beside_server(server.namespace(), &address, || {
+        client
+            .command(["iperf3", "--json", "--client", &address, "--time", &seconds.to_string()])
+            .timeout(Duration::from_secs(seconds + 10))
+            .read()
+    })?;
+    let report: Report = serde_json::from_str(&report).context("reading iperf3's report")?;
+    Ok(Throughput {
+        bits_per_second: report.end.sum_received.bits_per_second,
+        retransmits: report.end.sum_sent.retransmits,
+    })
+}
+
+/// Runs `client` while an iperf3 server waits for one test, at `address` in that namespace.
+pub(crate) fn beside_server<T>(
+    namespace: &Namespace,
+    address: &str,
+    client: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let mut listening = Command::new("nsenter")
-        .arg(format!("--net={}", server.namespace().path().display()))
-        .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", &address])
+        .arg(format!("--net={}", namespace.path().display()))
+        .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", address])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -50,18 +69,11 @@ pub fn tcp(client: &Pod, server: &Pod, seconds: u64) -> anyhow::Result<Throughpu
     let result = (|| {
         let said = listening.stdout.take().context("no output of iperf3")?;
         let ready = BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("listening"));
-        ensure!(ready, "`iperf3 --server` on {address} in {} ended early", server.namespace().name());
-        client
-            .command(["iperf3", "--json", "--client", &address, "--time", &seconds.to_string()])
-            .timeout(Duration::from_secs(seconds + 10))
-            .read()
+        ensure!(ready, "`iperf3 --server` on {address} in {} ended early", namespace.name());
+        client()
     })();
     // It ends by itself after one test; after a failure it would wait for ever.
     listening.kill().context("ending `iperf3 --server`")?;
     listening.wait()?;
-    let report: Report = serde_json::from_str(&result?).context("reading iperf3's report")?;
-    Ok(Throughput {
-        bits_per_second: report.end.sum_received.bits_per_second,
-        retransmits: report.end.sum_sent.retransmits,
-    })
+    result
 }
