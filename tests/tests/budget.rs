@@ -21,7 +21,7 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 const PROGRAMS: [(Hook, u32, u32); 6] = [
     (Hook::FromPod, 3000, 25000),
     (Hook::FromWire, 5800, 45000),
-    (Hook::FromOverlay, 3050, 14500),
+    (Hook::FromOverlay, 3050, 16000),
     (Hook::XdpFromWire, 4400, 45000),
     (Hook::ToPod, 2000, 6500),
     (Hook::ToWire, 2000, 6500),

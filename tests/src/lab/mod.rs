@@ -16,6 +16,7 @@ mod pod;
 mod podlane;
 pub mod podman;
 mod router;
+pub mod systemd;
 mod wire;
 
 use std::path::{Path, PathBuf};
