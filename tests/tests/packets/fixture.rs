@@ -1,79 +1,30 @@
 //! The loaded programs on a small node of their own: a network namespace with two pods' interfaces and an uplink.
 
-use std::{
-    mem::{offset_of, size_of},
-    net::{Ipv4Addr, Ipv6Addr},
-    os::fd::AsRawFd as _,
-    process::Command,
-};
+use std::mem::{offset_of, size_of};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, tc},
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowGate, FlowKey, Forwarded, Hook, Ip4, Ip6, NextHopKind,
-    NodeEntry, PassReason, PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
-    Verdict, counter_index, pod_slot, route_slot,
+    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry,
+    PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry, Verdict, counter_index,
+    pod_slot, route_slot,
 };
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
-};
+use nix::sched::{CloneFlags, unshare};
 
-pub const POD_A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
-pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
-/// A pod on the peer node, whose pod CIDR is 10.244.2.0/24.
-pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-/// On a peer node whose pod CIDR is shorter than most, a /28: it has no slot. Its next hop is of a kind from the future.
-pub const REMOTE_LONGER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 241);
-/// Behind a next hop of a kind from the future.
-pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
+mod addresses;
+mod case;
+mod devices;
+mod tables;
 
-/// A pod on a node behind the overlay, whose pod CIDR is 10.244.4.0/24.
-pub const TUNNELLED: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 9);
-/// Pods on nodes that packets are wrapped for by the program: by IPv4, and by IPv6, of both families.
-pub const WRAPPED: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 9);
-pub const WRAPPED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 5, 0, 0, 0, 0, 9);
-pub const WRAPPED_BY6: Ipv4Addr = Ipv4Addr::new(10, 244, 6, 9);
-pub const WRAPPED_BY6_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 6, 0, 0, 0, 0, 9);
-/// Behind a tunnel that is not there.
-pub const UNUSED_TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 8, 9);
-/// Places in the map of tunnels.
-pub const TUNNEL4: u16 = 1;
-pub const TUNNEL6: u16 = 2;
-const NO_TUNNEL: u16 = 3;
-/// The router in front of the peer.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-/// This node, and the peer at the other end of the overlay.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
-pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
-pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
-pub const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
-/// MAC address of the peer's overlay device.
-pub const OVERLAY_PEER_MAC: [u8; 6] = [0x02, 0x50, 192, 168, 1, 12];
-/// And of this node's.
-pub const OVERLAY_MAC: [u8; 6] = [0x02, 0x50, 192, 168, 1, 11];
-
-pub const POD_A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 2);
-pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 3);
-pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 9);
-
-pub const MAC_A: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
-pub const MAC_B: [u8; 6] = [0x02, 0, 0, 0, 0x0b, 0x01];
-pub const HOST_MAC_A: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
-pub const HOST_MAC_B: [u8; 6] = [0x02, 0, 0, 0, 0x0b, 0x02];
-pub const UPLINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x02];
-pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x01];
-
-/// MTU of the route to the peer node.
-pub const MTU: u32 = 1500;
-
-/// MTU of the route through the overlay.
-pub const TUNNEL_MTU: u32 = 1450;
+pub use addresses::*;
+pub use case::{Case, From};
+use devices::{interface, overlay_device, send_frame};
+pub use tables::udp_flow;
+use tables::{drain, fill, map, route4};
 
 /// Return codes of XDP programs (`linux/bpf.h`).
 const XDP_DROP: i32 = 1;
@@ -84,84 +35,6 @@ const XDP_REDIRECT: i32 = 4;
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-
-/// Where a packet comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    PodA,
-    Wire,
-    Overlay,
-}
-
-impl From {
-    const fn interface(self) -> &'static str {
-        match self {
-            Self::PodA => "pla",
-            Self::Wire => "uplink",
-            Self::Overlay => "podlane.vxlan",
-        }
-    }
-}
-
-/// One packet and what is to become of it.
-pub struct Case {
-    pub name: &'static str,
-    pub hook: Hook,
-    pub from: From,
-    pub packet: Vec<u8>,
-    /// Size of the segments of a GSO packet.
-    pub gso_size: Option<u32>,
-    /// Whether there are flows through the kernel's stack, see [`Fixture`].
-    pub flows: bool,
-    /// `skb->mark` before.
-    pub mark: u32,
-    pub verdict: Verdict,
-    /// The packet as it comes out.
-    pub expected: Vec<u8>,
-    /// Where a port stands in it that only has to be one of a range: the kernel's hashes start anew at every boot.
-    pub any_port_at: Option<usize>,
-}
-
-impl Case {
-    pub fn new(
-        name: &'static str,
-        hook: Hook,
-        from: From,
-        packet: Vec<u8>,
-        verdict: Verdict,
-        expected: Vec<u8>,
-    ) -> Self {
-        Self {
-            name,
-            hook,
-            from,
-            packet,
-            gso_size: None,
-            flows: false,
-            mark: 0,
-            verdict,
-            expected,
-            any_port_at: None,
-        }
-    }
-
-    /// `skb->mark` afterwards: what the programs at ingress tell those at egress.
-    fn expected_mark(&self) -> u32 {
-        match self.verdict {
-            Verdict::Forwarded(Forwarded::ToPeer | Forwarded::ToTunnel) => 0x10,
-            Verdict::Pass(
-                PassReason::Options
-                | PassReason::HopLimit
-                | PassReason::TooBig
-                | PassReason::UnknownNextHop
-                | PassReason::StackFlow
-                | PassReason::IcmpError
-                | PassReason::Fragment,
-            ) if !matches!(self.hook, Hook::ToPod | Hook::ToWire) => self.mark | 0x20,
-            _ => self.mark,
-        }
-    }
-}
 
 /// Where the programs find pods and routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -506,106 +379,5 @@ impl Fixture {
             packets: sum.packets + value.packets,
             bytes: sum.bytes + value.bytes,
         })
-    }
-}
-
-fn route4(kind: u16, ifindex: u32, mtu: u32, address: Ipv4Addr) -> RouteEntry {
-    let mut next_hop = [0; 16];
-    next_hop[..4].copy_from_slice(&address.octets());
-    RouteEntry { ifindex, mtu: u16::try_from(mtu).unwrap(), kind, next_hop, mac: [0; 6], tunnel: 0 }
-}
-
-/// The UDP flow from port 40000 to port 5201 that the tables' packets belong to.
-pub fn udp_flow<A>(source: A, destination: A) -> FlowKey<A> {
-    let ports = [40000u16.to_be_bytes(), 5201u16.to_be_bytes()];
-    FlowKey { source, destination, ports, protocol: 17, reserved: [0; 3] }
-}
-
-/// The overlay's device, and the addresses that its tunnels end at. Returns its index.
-fn overlay_device() -> u32 {
-    let mac = OVERLAY_MAC.map(|byte| format!("{byte:02x}")).join(":");
-    for arguments in [
-        &["addr", "add", "192.168.1.11/24", "dev", "uplink"][..],
-        &["link", "add", "podlane.vxlan", "address", &mac, "type", "vxlan", "dstport", "8472", "external"],
-        &["link", "set", "podlane.vxlan", "addrgenmode", "none"],
-        &["link", "set", "podlane.vxlan", "up"],
-    ] {
-        let status = Command::new("ip").args(arguments).status().unwrap();
-        assert!(status.success(), "ip {}", arguments.join(" "));
-    }
-    nix::net::if_::if_nametoindex("podlane.vxlan").unwrap()
-}
-
-fn map<M: TryFrom<aya::maps::Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> M {
-    ebpf.take_map(name).unwrap().try_into().unwrap()
-}
-
-/// Sends a frame as it is (packet(7)).
-fn send_frame(interface: &str, frame: &[u8]) -> std::io::Result<()> {
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-        sll_ifindex: nix::net::if_::if_nametoindex(interface)?.cast_signed(),
-        sll_protocol: 0,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the frame and the address outlive the call, and their lengths are theirs.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const address).cast(),
-            libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap(),
-        )
-    };
-    if sent < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// A veth device with this MAC address, up; returns its index.
-fn interface(name: &str, mac: [u8; 6]) -> u32 {
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    let peer = format!("{name}-peer");
-    for arguments in [
-        &["link", "add", name, "address", &mac, "type", "veth", "peer", "name", &peer][..],
-        // Silent: no IPv6 chatter of their own.
-        &["link", "set", name, "addrgenmode", "none"],
-        &["link", "set", &peer, "addrgenmode", "none"],
-        &["link", "set", name, "up"],
-        &["link", "set", &peer, "up"],
-    ] {
-        let status = Command::new("ip").args(arguments).status().unwrap();
-        assert!(status.success(), "ip {}", arguments.join(" "));
-    }
-    nix::net::if_::if_nametoindex(name).unwrap()
-}
-
-/// Takes entries out of a hash.
-fn drain<K: aya::Pod, V: aya::Pod>(
-    hash: &mut HashMap<MapData, K, V>,
-    which: impl Fn(&K) -> bool,
-) -> Vec<(K, V)> {
-    let entries = hash.iter().collect::<Result<Vec<_>, MapError>>().unwrap();
-    let entries: Vec<_> = entries.into_iter().filter(|(key, _)| which(key)).collect();
-    for (key, _) in &entries {
-        hash.remove(key).unwrap();
-    }
-    entries
-}
-
-fn fill<K, V, S: aya::Pod>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    entries: Vec<(K, V)>,
-    slot: impl Fn(K, V) -> (u32, S),
-) {
-    let mut slots: Array<MapData, S> = map(ebpf, name);
-    for (key, value) in entries {
-        let (place, value) = slot(key, value);
-        slots.set(place, value, 0).unwrap();
     }
 }
