@@ -1,24 +1,18 @@
 //! Removing devices, many at once, without waiting for the kernel to clear away what nobody sees any more.
 
-use std::io;
 use std::sync::{Arc, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::sync::broadcast;
 
-use super::Netlink;
+use super::{Netlink, Orders};
 
 /// Announcements that a waiting removal may fall behind by; then it waits for the kernel's answer instead.
 const BACKLOG: usize = 1024;
-/// An answer to a request is a header and the request.
-const ANSWER: usize = 4096;
 
 /// Where the indices of removed devices are announced, once somebody has asked.
 pub(super) type Removals = Arc<std::sync::Mutex<Option<broadcast::Sender<u32>>>>;
@@ -31,7 +25,9 @@ impl Netlink {
         let mut removals = self.removals()?;
         let netlink = self.clone();
         let mut answer = tokio::task::spawn_blocking(move || {
-            netlink.within_namespace(|| delete(index))?.map_err(anyhow::Error::from)
+            // The kernel does the work in the asking thread.
+            let delete = || anyhow::Ok(Orders::open()?.delete_link(index)?);
+            netlink.within_namespace(delete)?
         });
         let result = loop {
             tokio::select! {
@@ -70,30 +66,5 @@ impl Netlink {
             drop(open);
         });
         Ok(receiver)
-    }
-}
-
-/// Asks for the removal and waits for the answer: the calling thread does the kernel's work.
-fn delete(index: u32) -> io::Result<()> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(message));
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.send_to(&buffer, &SocketAddr::new(0, 0), 0)?;
-    let mut answer = Vec::with_capacity(ANSWER);
-    socket.recv(&mut answer, 0)?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
-            error if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
-            error => Err(error),
-        },
-        NetlinkPayload::Error(_) => Ok(()),
-        other => Err(io::Error::other(anyhow!("the kernel answered {other:?}"))),
     }
 }
