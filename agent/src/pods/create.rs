@@ -14,7 +14,7 @@ use super::request::AttachRequest;
 use super::{Inner, NodeNetwork, host_network, lock, names, pod_side};
 use crate::cni::{Error, code};
 use crate::failpoint;
-use crate::netlink::{Link, Order, Orders, Route, VethSpec, is_errno, namespace};
+use crate::netlink::{Link, Order, Orders, Route, VethSpec, is_errno, namespace, offload};
 use crate::sysctl;
 
 /// Why there is no attachment.
@@ -176,11 +176,16 @@ impl Inner {
         failpoint::step("veth made");
         record.host_if_index = device.index;
         // The programs come first: no packet of the pod's passes unchecked.
-        self.enter_fast_path(&record)?;
+        self.fast_path
+            .attach_new_pod(&record.host_interface, record.host_if_index)
+            .with_context(|| format!("attaching the programs to {}", record.host_interface))?;
+        failpoint::step("programs attached");
+        self.enter_maps(&record)?;
         self.configure_host_side(orders, &record, device)?;
         // A veth names its other end's index, wherever that is.
         let pod_index = device.peer.context("the kernel names no index of the pod's interface")?;
         self.visit(netns, || pod_side::configure(&record, pod_index))??;
+        offload::settle_carrier(&record.host_interface)?;
         if self.fast_path.needs_napi() {
             pod_side::enable_napi(netns, &record.if_name)?;
             failpoint::step("NAPI on");
@@ -205,7 +210,11 @@ impl Inner {
         self.fast_path
             .attach_pod(host_interface, *host_if_index)
             .with_context(|| format!("attaching the programs to {host_interface}"))?;
-        failpoint::step("programs attached");
+        failpoint::step("programs attached again");
+        self.enter_maps(record)
+    }
+
+    fn enter_maps(&self, record: &Record) -> anyhow::Result<()> {
         for address in &record.addresses {
             self.fast_path
                 .set_pod(*address, Self::endpoint(record))
