@@ -100,6 +100,11 @@ async fn one(
 }
 
 impl Link {
+    /// Whether it is a veth with this Ethernet address.
+    pub fn is_veth(&self, mac: [u8; 6]) -> bool {
+        self.kind.as_deref() == Some("veth") && self.mac == Some(mac)
+    }
+
     pub(super) fn from_message(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut link = Link {

@@ -1,5 +1,6 @@
 //! Removing devices, many at once, without waiting for the kernel to clear away what nobody sees any more.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use anyhow::Context as _;
@@ -18,29 +19,37 @@ const BACKLOG: usize = 1024;
 pub(super) type Removals = Arc<std::sync::Mutex<Option<broadcast::Sender<u32>>>>;
 
 impl Netlink {
-    /// Removes a device. Fine when it is gone already. Returns when device, routes and neighbours are gone; the kernel
-    /// answers only when their memory is free too, which takes it much longer, and would keep all other requests of a
-    /// socket waiting.
-    pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
+    /// Removes the veth with this name, if it has that Ethernet address. Fine when there is none. Returns when device, routes
+    /// and neighbours are gone; the kernel answers only when their memory is free too, which takes it much longer, and
+    /// would keep all other requests of a socket waiting.
+    pub async fn remove_veth(&self, name: &str, mac: [u8; 6]) -> anyhow::Result<()> {
         let mut removals = self.removals()?;
-        let netlink = self.clone();
+        let (netlink, wanted) = (self.clone(), name.to_owned());
+        // Not known yet.
+        let index = Arc::new(AtomicU32::new(0));
+        let found = index.clone();
+        // The kernel does the work in the asking thread.
         let mut answer = tokio::task::spawn_blocking(move || {
-            // The kernel does the work in the asking thread.
-            let delete = || anyhow::Ok(Orders::open()?.delete_link(index)?);
-            netlink.within_namespace(delete)?
+            netlink.within_namespace(|| {
+                let mut orders = Orders::open()?;
+                let link = orders.link_by_name(&wanted)?;
+                let Some(link) = link.filter(|link| link.is_veth(mac)) else { return Ok(()) };
+                found.store(link.index, Ordering::Release);
+                anyhow::Ok(orders.delete_link(link.index)?)
+            })?
         });
         let result = loop {
             tokio::select! {
                 answer = &mut answer => break answer.context("the removal died")?,
                 removed = removals.recv() => match removed {
-                    Ok(removed) if removed == index => break Ok(()),
+                    Ok(removed) if removed == index.load(Ordering::Acquire) => break Ok(()),
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     // Nobody listens any more.
                     Err(broadcast::error::RecvError::Closed) => break answer.await.context("the removal died")?,
                 },
             }
         };
-        result.with_context(|| format!("deleting the device with index {index}"))
+        result.with_context(|| format!("deleting the device {name}"))
     }
 
     fn removals(&self) -> anyhow::Result<broadcast::Receiver<u32>> {

@@ -185,13 +185,14 @@ impl Inner {
         // A veth names its other end's index, wherever that is.
         let pod_index = device.peer.context("the kernel names no index of the pod's interface")?;
         self.visit(netns, || pod_side::configure(&record, pod_index))??;
-        offload::settle_carrier(&record.host_interface)?;
         if self.fast_path.needs_napi() {
             pod_side::enable_napi(netns, &record.if_name)?;
             failpoint::step("NAPI on");
         }
         record.state = State::Ready;
         self.store.update(&record)?;
+        // By now the kernel has mostly done so by itself.
+        offload::settle_carrier(&record.host_interface)?;
         lock(&self.records).insert(record.key(), record.clone());
         failpoint::step("attached, not answered");
         tracing::info!(

@@ -225,7 +225,7 @@ impl Inner {
     /// the attachment's identity. A device of somebody else that happens to have the name is not taken for it.
     async fn own_device(&self, record: &Record) -> anyhow::Result<Option<Link>> {
         let link = self.netlink.link_by_name(&record.host_interface).await?;
-        Ok(link.filter(|link| link.kind.as_deref() == Some("veth") && link.mac == Some(record.host_mac.0)))
+        Ok(link.filter(|link| link.is_veth(record.host_mac.0)))
     }
 
     fn record(&self, key: &Key) -> Option<Record> {
