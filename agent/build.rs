@@ -3,6 +3,9 @@
 //! Two worlds are supported, see `cargo xtask setup`: a rustup toolchain called `bpf` (Debian's rustc with its
 //! sources, linked by set-up), else rustup's nightly with `rust-src`.
 
+#[path = "build/static_plugin.rs"]
+mod static_plugin;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,6 +25,7 @@ fn main() {
 fn build() -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed=PODLANE_BPF_TOOLCHAIN");
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or_else(|| anyhow!("OUT_DIR is not set"))?);
+    static_plugin::prepare(&out_dir)?;
     let compiler = Compiler::choose()?;
     share_target_folder(&out_dir, &compiler.name)?;
     let llvm = compiler.llvm_folder(&out_dir)?;

@@ -81,6 +81,10 @@ pub struct Settings {
     #[arg(long, env = "PODLANE_ATTACH", value_name = "HOW")]
     pub attach: Option<AttachSetting>,
 
+    /// Let the kernel hurry while a pod's programs come or go (/sys/kernel/rcu_expedited) [default: true]
+    #[arg(long, env = "PODLANE_EXPEDITE_RCU", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub expedite_rcu: Option<bool>,
+
     /// How many pod addresses of each family the node can have [default: 256]
     #[arg(long, env = "PODLANE_MAX_PODS", value_name = "N")]
     pub max_pods: Option<u32>,
@@ -209,6 +213,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// `attach`.
     pub attach: AttachSetting,
+    /// `expediteRcu`.
+    pub expedite_rcu: bool,
     /// `maxPods`.
     pub max_pods: u32,
     /// `maxRoutes`.
@@ -274,6 +280,7 @@ impl Settings {
             bpf_dir: self.bpf_dir.or(other.bpf_dir),
             mtu: self.mtu.or(other.mtu),
             attach: self.attach.or(other.attach),
+            expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),
             max_pods: self.max_pods.or(other.max_pods),
             max_routes: self.max_routes.or(other.max_routes),
             max_stack_flows: self.max_stack_flows.or(other.max_stack_flows),
@@ -341,6 +348,7 @@ impl Settings {
             bpf_dir: absolute("bpfDir", self.bpf_dir, DEFAULT_BPF_DIR)?,
             mtu: self.mtu,
             attach: self.attach.unwrap_or_default(),
+            expedite_rcu: self.expedite_rcu.unwrap_or(true),
             max_pods,
             max_routes,
             max_stack_flows,

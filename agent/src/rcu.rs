@@ -17,23 +17,22 @@ const MARKER: &str = "rcu-expedited";
 static STATE: Mutex<State> = Mutex::new(State { marker: None, holders: 0, ours: false });
 
 struct State {
-    /// None before [`prepare`]: nothing is expedited then.
+    /// None before [`prepare`], and where the operator does not want it: nothing is expedited then.
     marker: Option<PathBuf>,
     holders: usize,
     /// We have turned it on, and so turn it off.
     ours: bool,
 }
 
-/// From now on [`expedite`] has an effect. Turns off what an agent that was killed has left on.
-pub(crate) fn prepare(run_dir: &Path) {
+/// From now on [`expedite`] has an effect, if that is `wanted`. Turns off what an agent that was killed has left on.
+pub(crate) fn prepare(run_dir: &Path, wanted: bool) {
     let mut state = state();
     let marker = run_dir.join(MARKER);
-    if marker.exists() {
-        state.ours = true;
-        state.marker = Some(marker);
-        state.turn_off();
-    } else {
-        state.marker = Some(marker);
+    state.ours = marker.exists();
+    state.marker = Some(marker);
+    state.turn_off();
+    if !wanted {
+        state.marker = None;
     }
 }
 

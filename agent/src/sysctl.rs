@@ -1,10 +1,13 @@
 //! Kernel settings under `/proc/sys/net`: those of the calling thread's network namespace.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::Context as _;
+
+/// No value that we read is longer.
+const LONGEST: usize = 256;
 
 /// Where they are, if not at `/proc/sys`: in a container that is read-only, and the node's own is mounted elsewhere.
 static DIR: OnceLock<PathBuf> = OnceLock::new();
@@ -31,7 +34,14 @@ pub(crate) fn differs(key: &str, value: &str) -> anyhow::Result<Option<String>> 
 
 /// What a key is set to; `None` where it does not exist.
 pub(crate) fn read(key: &str) -> anyhow::Result<Option<String>> {
-    match fs_err::read_to_string(path(key)) {
+    // One call reads a value: such a file has no size to ask for.
+    let text = fs_err::File::open(path(key)).and_then(|mut file| {
+        let mut text = vec![0; LONGEST];
+        let length = file.read(&mut text)?;
+        text.truncate(length);
+        String::from_utf8(text).map_err(io::Error::other)
+    });
+    match text {
         Ok(value) => Ok(Some(value.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", name(key))),
@@ -40,7 +50,8 @@ pub(crate) fn read(key: &str) -> anyhow::Result<Option<String>> {
 
 /// Sets a key.
 pub(crate) fn set(key: &str, value: &str) -> anyhow::Result<()> {
-    fs_err::write(path(key), value).with_context(|| format!("setting {}={value}", name(key)))
+    let write = || fs_err::OpenOptions::new().write(true).open(path(key))?.write_all(value.as_bytes());
+    write().with_context(|| format!("setting {}={value}", name(key)))
 }
 
 /// A key as the command `sysctl` writes it: dots in a device's name stand as slashes there.

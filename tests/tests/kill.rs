@@ -145,7 +145,7 @@ fn an_agent_killed_at_any_step_of_add_leaves_nothing() -> anyhow::Result<()> {
         steps = n;
     }
     println!("killed at each of {steps} steps of ADD");
-    assert!(steps > 20 && steps + 2 < MOST_STEPS, "{steps} steps");
+    assert!(steps > 10 && steps + 2 < MOST_STEPS, "{steps} steps");
     scene.assert_no_lease_lost()
 }
 
@@ -187,7 +187,7 @@ fn an_agent_killed_at_any_step_of_starting_leaves_nothing() -> anyhow::Result<()
         let half = scene.node().make_sandbox(&format!("half{n}"))?;
         let gone = scene.node().make_sandbox(&format!("gone{n}"))?;
         scene.node().call("ADD", "gone", &gone)?.make()?.success()?;
-        scene.arm(18)?;
+        scene.arm(9)?;
         scene.node().call("ADD", "half", &half)?.make()?.failure()?;
         agent.wait_exit()?;
         gone.namespace.delete()?;

@@ -135,3 +135,30 @@ fn short_grace_periods_end_with_the_work_or_with_the_next_agent() -> anyhow::Res
     assert!(!marker.exists());
     Ok(())
 }
+
+/// What an agent writes to the switch while a pod comes and goes: `inotify` sees every writer on the machine, so the
+/// Whether the agent uses the switch while a pod comes and goes: its marker is there only meanwhile, so one that somebody
+/// else has made goes with it.
+fn expedites(setting: bool) -> anyhow::Result<bool> {
+    let lab = Lab::builder().podlane(Binaries::find()?).agent_setting("expediteRcu", setting).build()?;
+    let node = lab.node(1);
+    let marker = node.agent()?.run_dir().join("rcu-expedited");
+    fs_err::write(&marker, "")?;
+    // Not where another test's agent has turned the switch on at that moment.
+    for round in 0..20 {
+        let name = format!("p{round}");
+        node.add_pod(&name)?;
+        node.del_pod(&name)?;
+        if !marker.exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[test]
+fn grace_periods_are_left_alone_where_the_operator_says_so() -> anyhow::Result<()> {
+    ensure!(expedites(true)?, "the switch was not used");
+    ensure!(!expedites(false)?, "the switch was used");
+    Ok(())
+}

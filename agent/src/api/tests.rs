@@ -23,6 +23,16 @@ async fn raw(socket: &Path, request: &str) -> String {
     answer
 }
 
+/// Asks beside the agent's runtime: the client blocks.
+async fn ask<A: Clone + Send + 'static, T: Send + 'static>(
+    client: &Client,
+    argument: &A,
+    call: fn(&Client, &A) -> T,
+) -> T {
+    let (client, argument) = (client.clone(), argument.clone());
+    tokio::task::spawn_blocking(move || call(&client, &argument)).await.unwrap()
+}
+
 #[test]
 fn the_api_attaches_lists_checks_and_detaches() {
     in_own_namespace(|| async {
@@ -44,21 +54,30 @@ fn the_api_attaches_lists_checks_and_detaches() {
         let key = request.key();
 
         // Before the restore.
-        assert_eq!(client.attach(&request).await.unwrap_err().code, code::TRY_AGAIN_LATER);
-        assert_eq!(client.health().await.unwrap().problems, ["still starting"]);
+        assert_eq!(ask(&client, &request, Client::attach).await.unwrap_err().code, code::TRY_AGAIN_LATER);
+        assert_eq!(
+            ask(&client, &(), |client, ()| client.health()).await.unwrap().problems,
+            ["still starting"]
+        );
         manager.restore().await.unwrap();
         status.ready.store(true, Ordering::Relaxed);
-        assert!(client.health().await.unwrap().problems.is_empty());
-        assert_eq!(client.status().await.unwrap()["node"], "node1");
+        assert!(ask(&client, &(), |client, ()| client.health()).await.unwrap().problems.is_empty());
+        assert_eq!(ask(&client, &(), |client, ()| client.status()).await.unwrap()["node"], "node1");
 
-        let record = client.attach(&request).await.unwrap();
+        let record = ask(&client, &request, Client::attach).await.unwrap();
         assert_eq!(record.addresses[0].to_string(), "10.244.1.2");
-        assert_eq!(client.list().await.unwrap(), std::slice::from_ref(&record));
-        assert_eq!(client.check(&key).await.unwrap(), record);
-        client.detach(&key).await.unwrap();
-        client.detach(&key).await.expect("again is fine");
-        assert_eq!(client.check(&key).await.unwrap_err().code, code::UNKNOWN_CONTAINER);
-        assert_eq!(client.detach(&Key::new("..", "eth0")).await.unwrap_err().code, code::INVALID_ENVIRONMENT);
+        assert_eq!(
+            ask(&client, &(), |client, ()| client.list()).await.unwrap(),
+            std::slice::from_ref(&record)
+        );
+        assert_eq!(ask(&client, &key, Client::check).await.unwrap(), record);
+        ask(&client, &key, Client::detach).await.unwrap();
+        ask(&client, &key, Client::detach).await.expect("again is fine");
+        assert_eq!(ask(&client, &key, Client::check).await.unwrap_err().code, code::UNKNOWN_CONTAINER);
+        assert_eq!(
+            ask(&client, &Key::new("..", "eth0"), Client::detach).await.unwrap_err().code,
+            code::INVALID_ENVIRONMENT
+        );
 
         // Odd requests get answers that help.
         let post = |body: &str| {
@@ -79,7 +98,7 @@ fn the_api_attaches_lists_checks_and_detaches() {
 
         agent.stop().await;
         assert!(!path.exists(), "the socket is gone");
-        assert_eq!(client.list().await.unwrap_err().code, code::AGENT_ABSENT);
+        assert_eq!(ask(&client, &(), |client, ()| client.list()).await.unwrap_err().code, code::AGENT_ABSENT);
     });
 }
 

@@ -70,7 +70,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let socket_path = config.run_dir.join(api::SOCKET_NAME);
     let socket = api::bind(&socket_path)?;
     crate::failpoint::look_in(&config.run_dir);
-    crate::rcu::prepare(&config.run_dir);
+    crate::rcu::prepare(&config.run_dir, config.expedite_rcu);
     crate::sysctl::use_dir(config.sysctl_dir.clone());
     let netlink = Netlink::new()?;
     let datapath = Arc::new(Datapath::open(&Options {

@@ -39,7 +39,7 @@ async fn clean(places: &Places) -> anyhow::Result<Vec<String>> {
     let file = NodeFile::read(&places.run_dir)?;
     let mut removed = Vec::new();
     // Also undoes what a killed agent has left of it.
-    rcu::prepare(&places.run_dir);
+    rcu::prepare(&places.run_dir, true);
     let short_waits = rcu::expedite();
 
     let uplinks: Vec<String> = file.uplinks.iter().cloned().collect();

@@ -70,7 +70,7 @@ pub(super) fn run(args: &InstallCniArgs) -> anyhow::Result<ExitCode> {
     } else if args.remove {
         installation.remove()?
     } else {
-        super::block_on(wait_ready(&installation.socket, Duration::from_secs(args.wait)))?;
+        wait_ready(&installation.socket, Duration::from_secs(args.wait))?;
         installation.write()?
     };
     said.iter().for_each(|line| println!("{line}"));
@@ -90,10 +90,10 @@ fn is_uninstalled(args: &InstallCniArgs, daemon_set: &str) -> anyhow::Result<boo
 }
 
 /// A runtime that finds a configuration sends pods at once: not before somebody is there to attach them.
-async fn wait_ready(socket: &Path, patience: Duration) -> anyhow::Result<()> {
+fn wait_ready(socket: &Path, patience: Duration) -> anyhow::Result<()> {
     let (agent, deadline) = (Client::new(socket), Instant::now() + patience);
     loop {
-        let why = match agent.health().await {
+        let why = match agent.health() {
             Ok(health) if health.ready => return Ok(()),
             Ok(health) => health.problems.join("; "),
             Err(error) => error.to_string(),
@@ -101,6 +101,6 @@ async fn wait_ready(socket: &Path, patience: Duration) -> anyhow::Result<()> {
         if Instant::now() >= deadline {
             bail!("the agent is not ready after {patience:?}, nothing was installed: {why}");
         }
-        tokio::time::sleep(INTERVAL).await;
+        std::thread::sleep(INTERVAL);
     }
 }

@@ -23,10 +23,13 @@ pub(super) async fn report(status: Arc<dyn StatusSource>, socket: PathBuf, ready
     let Some(patience) = sd_notify::watchdog_enabled() else { return };
     let agent = Client::new(&socket).with_timeout(patience / 2);
     loop {
-        match agent.health().await {
+        let asked = agent.clone();
+        let answer = tokio::task::spawn_blocking(move || asked.health()).await;
+        match answer {
             // A problem is not cured by a restart; an agent that does not answer is.
-            Ok(_) => tell(&[NotifyState::Watchdog]),
-            Err(error) => tracing::error!(%error, "the agent does not answer itself"),
+            Ok(Ok(_)) => tell(&[NotifyState::Watchdog]),
+            Ok(Err(error)) => tracing::error!(%error, "the agent does not answer itself"),
+            Err(error) => tracing::error!(%error, "the agent cannot ask itself"),
         }
         tokio::time::sleep(patience / 3).await;
     }

@@ -32,7 +32,7 @@ enum Output {
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = args.places.run_dir.join(SOCKET_NAME);
-    let status = match super::block_on(async { Ok(Client::new(&socket).status().await) })? {
+    let status = match Client::new(&socket).status() {
         Ok(status) => status,
         Err(error) => {
             eprintln!("podlane: no agent answers at {}: {error}", socket.display());

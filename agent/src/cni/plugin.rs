@@ -73,17 +73,10 @@ fn execute(
     let config = Config::parse(text)?;
     command.ensure_in(config.version)?;
     let ipam = config.ipam.as_ref().map(|kind| Delegate::find(kind, variable, text)).transpose()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Error::new(code::IO, "starting the plugin's runtime failed").details(error.to_string())
-    })?;
-    runtime.block_on(ask_agent(command, &config, ipam.as_ref()))
+    ask_agent(command, &config, ipam.as_ref())
 }
 
-async fn ask_agent(
-    command: &Command,
-    config: &Config,
-    ipam: Option<&Delegate>,
-) -> Result<Option<Value>, Error> {
+fn ask_agent(command: &Command, config: &Config, ipam: Option<&Delegate>) -> Result<Option<Value>, Error> {
     let agent = Client::new(&config.socket);
     match command {
         Command::Add(add) => {
@@ -94,18 +87,18 @@ async fn ask_agent(
                 return Err(Error::new(code::INVALID_CONFIG, msg));
             }
             let wishes = config.wishes.clone().or(wishes.clone());
-            let (record, dns) = attach(&agent, request.clone(), wishes, ipam).await?;
+            let (record, dns) = attach(&agent, request.clone(), wishes, ipam)?;
             let dns = config.wishes.dns.as_ref().or(config.dns.as_ref()).or(dns.as_ref());
             return Ok(Some(result::add(&record, config.version, dns)));
         }
         Command::Del(key) => {
-            detach(&agent, &config.socket, key).await?;
+            detach(&agent, &config.socket, key)?;
             // Afterwards: an address that another pod could get must not be the old one's any more.
             pass(ipam, "DEL")?;
         }
         Command::Check { key, netns } => {
             let previous = config.previous_addresses()?;
-            let record = agent.check(key).await?;
+            let record = agent.check(key)?;
             let missing: Vec<_> = record
                 .addresses
                 .iter()
@@ -123,11 +116,11 @@ async fn ask_agent(
             pass(ipam, "CHECK")?;
         }
         Command::Status => {
-            status(&agent).await?;
+            status(&agent)?;
             pass(ipam, "STATUS")?;
         }
         Command::Gc => {
-            collect_garbage(&agent, config).await?;
+            collect_garbage(&agent, config)?;
             pass(ipam, "GC")?;
         }
         Command::Version => {}
@@ -140,7 +133,7 @@ fn pass(ipam: Option<&Delegate>, command: &str) -> Result<(), Error> {
 }
 
 /// ADD, with addresses from the IPAM plugin if there is one. Also returns the DNS settings that it gave.
-async fn attach(
+fn attach(
     agent: &Client,
     mut request: AttachRequest,
     wishes: Wishes,
@@ -150,18 +143,18 @@ async fn attach(
     let Some(ipam) = ipam else {
         request.wanted.addresses = wishes.addresses.unwrap_or_default();
         request.wanted.ranges = wishes.ranges.unwrap_or_default();
-        return Ok((agent.attach(&request).await?, None));
+        return Ok((agent.attach(&request)?, None));
     };
     // An attachment that is there already has its addresses: the agent decides, and the plugin is not asked again.
-    match agent.check(&request.key()).await {
+    match agent.check(&request.key()) {
         Err(Error { code: code::UNKNOWN_CONTAINER, .. }) => {}
-        Ok(_) | Err(Error { code: code::DAMAGED, .. }) => return Ok((agent.attach(&request).await?, None)),
+        Ok(_) | Err(Error { code: code::DAMAGED, .. }) => return Ok((agent.attach(&request)?, None)),
         Err(error) => return Err(error),
     }
     let given = ipam.add()?;
     request.wanted.ipam = Some(ipam.kind().to_owned());
     request.wanted.addresses = given.addresses;
-    match agent.attach(&request).await {
+    match agent.attach(&request) {
         Ok(record) => Ok((record, given.dns)),
         Err(error) => Err(match ipam.pass("DEL") {
             Ok(()) => error,
@@ -174,10 +167,10 @@ async fn attach(
     }
 }
 
-async fn status(agent: &Client) -> Result<(), Error> {
+fn status(agent: &Client) -> Result<(), Error> {
     let unavailable =
         |details| Error::new(code::NOT_AVAILABLE, "podlane cannot attach pods now").details(details);
-    match agent.health().await {
+    match agent.health() {
         Ok(Health { problems, .. }) if problems.is_empty() => Ok(()),
         Ok(Health { problems, ready: false }) => Err(unavailable(problems.join("; "))),
         Ok(Health { problems, ready: true }) => {
@@ -190,8 +183,8 @@ async fn status(agent: &Client) -> Result<(), Error> {
 }
 
 /// DEL. Where no agent answers it is left to the next one, and has succeeded: the runtime may forget the pod.
-async fn detach(agent: &Client, socket: &Path, key: &Key) -> Result<(), Error> {
-    let absent = match detach_patiently(agent, key).await {
+fn detach(agent: &Client, socket: &Path, key: &Key) -> Result<(), Error> {
+    let absent = match detach_patiently(agent, key) {
         Err(Error { code: code::AGENT_ABSENT, msg, details }) => {
             Error { code: code::TRY_AGAIN_LATER, msg, details }
         }
@@ -204,7 +197,7 @@ async fn detach(agent: &Client, socket: &Path, key: &Key) -> Result<(), Error> {
         return Err(absent.details(details));
     }
     // An agent that started meanwhile may have looked before the file was there.
-    match agent.detach(key).await {
+    match agent.detach(key) {
         Ok(()) => pending.forget(key).map_err(|error| {
             Error::new(code::DETACH_FAILED, "the pod is detached, but a remembered DEL of it is left")
                 .details(format!("{error:#}"))
@@ -217,26 +210,26 @@ async fn detach(agent: &Client, socket: &Path, key: &Key) -> Result<(), Error> {
 }
 
 /// An agent that is starting needs a moment: runtimes repeat a DEL much later.
-async fn detach_patiently(agent: &Client, key: &Key) -> Result<(), Error> {
+fn detach_patiently(agent: &Client, key: &Key) -> Result<(), Error> {
     for _ in 0..START_ATTEMPTS {
-        match agent.detach(key).await {
-            Err(Error { code: code::TRY_AGAIN_LATER, .. }) => tokio::time::sleep(START_INTERVAL).await,
+        match agent.detach(key) {
+            Err(Error { code: code::TRY_AGAIN_LATER, .. }) => std::thread::sleep(START_INTERVAL),
             other => return other,
         }
     }
-    agent.detach(key).await
+    agent.detach(key)
 }
 
 /// Removes every attachment that the runtime does not know any more; tries all, reports all failures.
-async fn collect_garbage(agent: &Client, config: &Config) -> Result<(), Error> {
+fn collect_garbage(agent: &Client, config: &Config) -> Result<(), Error> {
     // Taking a missing list for an empty one would cut off every pod of the node.
     let Some(valid) = &config.valid_attachments else {
         return Err(Error::new(code::INVALID_CONFIG, "GC needs cni.dev/valid-attachments"));
     };
     let valid: BTreeSet<_> = valid.iter().collect();
     let mut failures = Vec::new();
-    for key in agent.list().await?.iter().map(Record::key).filter(|key| !valid.contains(key)) {
-        if let Err(error) = agent.detach(&key).await {
+    for key in agent.list()?.iter().map(Record::key).filter(|key| !valid.contains(key)) {
+        if let Err(error) = agent.detach(&key) {
             failures.push(error.to_string());
         }
     }

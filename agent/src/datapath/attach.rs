@@ -91,6 +91,15 @@ pub(super) fn attach(
     .with_context(|| format!("attaching {} to {interface} by {mode}", hook.name()))
 }
 
+/// Detaches what an agent with another `attach` has left there: once ours runs, never before.
+pub(super) fn detach_other(hook: Hook, interface: &str, mode: AttachMode, pins: &Pins) -> anyhow::Result<()> {
+    let other = match mode {
+        AttachMode::Tcx => AttachMode::Clsact,
+        AttachMode::Clsact => AttachMode::Tcx,
+    };
+    detach(hook, interface, other, pins)
+}
+
 pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, pins: &Pins) -> anyhow::Result<()> {
     match mode {
         AttachMode::Tcx => pins.remove(&pins::name(hook, interface)),

@@ -153,10 +153,7 @@ impl Handover {
 
     fn take(&self, hook: Hook, interface: &str, scene: &mut Scene<'_>) -> anyhow::Result<()> {
         attach::attach(program(scene.ebpf, hook)?, hook, interface, scene.mode, scene.pins)?;
-        if scene.mode == AttachMode::Tcx {
-            // Where the former agent has attached by clsact, its filter is no link that could be taken over.
-            attach::detach_clsact(hook, interface)?;
-        }
-        Ok(())
+        // Where the former agent has attached by clsact, its filter is no link that could be taken over.
+        attach::detach_other(hook, interface, scene.mode, scene.pins)
     }
 }

@@ -294,11 +294,22 @@ impl Datapath {
         state.maps.sweep_flows(now()?, ages)
     }
 
-    /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached.
+    /// Attaches `hook`'s program to an interface, or swaps it for this agent's where an older one is attached; one that
+    /// is attached in another way (`attach` was set otherwise) is detached afterwards.
     ///
     /// # Errors
     /// Where the interface does not exist or the kernel refuses.
     pub fn attach(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
+        self.attach_beside(hook, interface)?;
+        let State { pins, handover, .. } = &mut *self.state();
+        match handover {
+            Some(_) => Ok(()),
+            None => attach::detach_other(hook, interface, self.mode, pins),
+        }
+    }
+
+    /// As [`Self::attach`], where nothing can be attached in another way.
+    fn attach_beside(&self, hook: Hook, interface: &str) -> anyhow::Result<()> {
         let State { ebpf, pins, handover, .. } = &mut *self.state();
         match handover {
             Some(pending) => pending.defer(hook, interface),
@@ -475,6 +486,13 @@ impl FastPath for Datapath {
         // Egress first: no packet may be forwarded past flows that nobody has noted.
         self.attach(Hook::ToPod, interface)?;
         self.attach(Hook::FromPod, interface)?;
+        self.state().maps.add_port(ifindex)
+    }
+
+    fn attach_new_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        let _short_waits = crate::rcu::expedite();
+        self.attach_beside(Hook::ToPod, interface)?;
+        self.attach_beside(Hook::FromPod, interface)?;
         self.state().maps.add_port(ifindex)
     }
 

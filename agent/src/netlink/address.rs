@@ -32,27 +32,34 @@ impl Netlink {
     /// have an address that we hand out, so duplicate address detection would only delay pods.
     pub async fn add_address(&self, ifindex: u32, address: IpNetwork) -> anyhow::Result<()> {
         let mut request = self.handle.address().add(ifindex, address.ip(), address.prefix());
-        if address.is_ipv6() {
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
+        *request.message_mut() = message(ifindex, address);
         tolerate(request.execute().await, &[Errno::EEXIST])
             .with_context(|| format!("adding address {address} to the device with index {ifindex}"))
     }
 
     /// Takes an address from a device. Fine when the address or the device is gone already.
     pub async fn delete_address(&self, ifindex: u32, address: IpNetwork) -> anyhow::Result<()> {
-        let message = match address {
-            IpNetwork::V4(v4) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-                .index(ifindex)
-                .address(v4.ip(), v4.prefix())
-                .build(),
-            IpNetwork::V6(v6) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-                .index(ifindex)
-                .address(v6.ip(), v6.prefix())
-                .build(),
-        };
+        let message = message(ifindex, address);
         tolerate(self.handle.address().del(message).execute().await, &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
             .with_context(|| format!("deleting address {address} of the device with index {ifindex}"))
+    }
+}
+
+/// An address of a device's; an IPv6 one is not asked for first, as nobody else can have it.
+pub(super) fn message(ifindex: u32, address: IpNetwork) -> AddressMessage {
+    match address {
+        IpNetwork::V4(v4) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+            .index(ifindex)
+            .address(v4.ip(), v4.prefix())
+            .build(),
+        IpNetwork::V6(v6) => {
+            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new()
+                .index(ifindex)
+                .address(v6.ip(), v6.prefix())
+                .build();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+        }
     }
 }
 

@@ -1,14 +1,12 @@
-//! Links: look-ups, veth pairs, removal.
+//! Links: look-ups, changes, removal.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
+use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::error::{to_io, tolerate};
 use super::{Netlink, Vxlan};
@@ -36,25 +34,6 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// The device it hangs on: a veth's other end (numbered in *its* namespace), a tunnel's lower device.
     pub peer: Option<u32>,
-}
-
-/// A veth pair to create: one end here, the other straight in a pod's namespace.
-#[derive(Debug)]
-pub struct VethSpec<'a> {
-    /// The name of the end in this socket's namespace.
-    pub host_name: &'a str,
-    /// Its Ethernet address.
-    pub host_mac: [u8; 6],
-    /// The name of the end in the pod.
-    pub pod_name: &'a str,
-    /// Its Ethernet address.
-    pub pod_mac: [u8; 6],
-    /// The pod's network namespace.
-    pub pod_netns: BorrowedFd<'a>,
-    /// For both ends.
-    pub mtu: u32,
-    /// The host end's alias, for people who look at `ip link`.
-    pub alias: &'a str,
 }
 
 impl Netlink {
@@ -85,42 +64,6 @@ impl Netlink {
         Ok(messages.iter().map(Link::from_message).collect())
     }
 
-    /// Creates a veth pair, its far end directly in the pod's namespace, and returns the near one. Both are down.
-    ///
-    /// Names, addresses and MTU travel in one message, so no half-made device is ever visible in either
-    /// namespace. (The alias takes a second one: the kernel ignores it on creation.)
-    pub async fn create_veth(&self, spec: VethSpec<'_>) -> anyhow::Result<Link> {
-        let VethSpec { host_name, pod_name, .. } = spec;
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(pod_name)
-            .address(spec.pod_mac.to_vec())
-            .mtu(spec.mtu)
-            .setns_by_fd(spec.pod_netns.as_raw_fd())
-            .build();
-        let pair = LinkMessageBuilder::<LinkVeth>::new(host_name, pod_name)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .address(spec.host_mac.to_vec())
-            .mtu(spec.mtu)
-            .build();
-        self.handle
-            .link()
-            .add(pair)
-            .execute()
-            .await
-            .map_err(to_io)
-            .with_context(|| format!("creating the veth pair {host_name} - {pod_name} (in the pod)"))?;
-
-        let link = self.link_by_name(host_name).await?;
-        let link = link.ok_or_else(|| anyhow!("device {host_name} vanished right after it was created"))?;
-        if let Err(error) = self.set_alias(link.index, spec.alias).await {
-            return Err(match self.delete_link(link.index).await {
-                Ok(()) => error,
-                Err(rollback) => error.context(format!("and then: {rollback:#}")),
-            });
-        }
-        Ok(Link { alias: Some(spec.alias.to_owned()), ..link })
-    }
-
     /// Removes a device. Fine when it is gone already.
     pub async fn delete_link(&self, index: u32) -> anyhow::Result<()> {
         let result = self.handle.link().del(index).execute().await;
@@ -142,12 +85,6 @@ impl Netlink {
             .map_err(to_io)
             .with_context(|| format!("setting the Ethernet address of the device with index {index}"))
     }
-
-    async fn set_alias(&self, index: u32, alias: &str) -> anyhow::Result<()> {
-        let message = LinkUnspec::new_with_index(index).alias(alias).build();
-        let result = self.handle.link().set(message).execute().await;
-        result.map_err(to_io).with_context(|| format!("naming the device with index {index} {alias:?}"))
-    }
 }
 
 /// The only message of a look-up, or none where the kernel says that there is no such device.
@@ -163,6 +100,11 @@ async fn one(
 }
 
 impl Link {
+    /// Whether it is a veth with this Ethernet address.
+    pub fn is_veth(&self, mac: [u8; 6]) -> bool {
+        self.kind.as_deref() == Some("veth") && self.mac == Some(mac)
+    }
+
     pub(super) fn from_message(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut link = Link {

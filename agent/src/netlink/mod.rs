@@ -12,6 +12,7 @@ mod link;
 pub mod namespace;
 mod neighbour;
 pub mod offload;
+mod orders;
 mod removal;
 mod resolve;
 mod route;
@@ -32,7 +33,8 @@ use tokio::sync::Mutex;
 
 pub use encap::Encap;
 pub use error::is_errno;
-pub use link::{Link, VethSpec};
+pub use link::Link;
+pub use orders::{Order, Orders, VethSpec};
 pub use resolve::NextHop;
 pub use route::{PEER_TABLE, ROUTE_PROTOCOL, Route, RouteKind, RoutePlace, RouteScope};
 pub use rule::Rule;

@@ -31,6 +31,31 @@ pub fn run_in<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Sen
     })
 }
 
+/// Runs `work` on the calling thread inside `namespace`; then the thread is back `home`. Cheaper than [`run_in`], for
+/// threads whose work does not end in between.
+pub fn visit<T>(
+    namespace: BorrowedFd<'_>,
+    home: BorrowedFd<'_>,
+    work: impl FnOnce() -> T,
+) -> anyhow::Result<T> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+    let _way_back = WayBack(home);
+    Ok(work())
+}
+
+/// Brings a thread home, also when it panics.
+struct WayBack<'a>(BorrowedFd<'a>);
+
+impl Drop for WayBack<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = setns(self.0, CloneFlags::CLONE_NEWNET) {
+            // What it did next for another pod would be done to this one.
+            tracing::error!(%error, "a thread cannot leave a pod's network namespace");
+            std::process::abort();
+        }
+    }
+}
+
 /// Opens a network namespace's file, and makes sure that it is one.
 pub fn open(path: &Path) -> anyhow::Result<File> {
     let shown = path.display();

@@ -21,7 +21,8 @@ impl Netlink {
         address: IpAddr,
         mac: [u8; 6],
     ) -> anyhow::Result<()> {
-        let request = self.handle.neighbours().add(ifindex, address).link_layer_address(&mac).replace();
+        let mut request = self.handle.neighbours().add(ifindex, address).replace();
+        *request.message_mut() = permanent(ifindex, address, mac);
         request
             .execute()
             .await
@@ -31,13 +32,7 @@ impl Netlink {
 
     /// Forgets a neighbour. Fine when it or the device is gone already.
     pub async fn delete_neighbour(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(address);
-        message.header.ifindex = ifindex;
-        message.attributes.push(NeighbourAttribute::Destination(match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        }));
+        let message = message(ifindex, address);
         let result = self.handle.neighbours().del(message).execute().await;
         tolerate(result, &[Errno::ENOENT, Errno::ENODEV, Errno::ENXIO])
             .with_context(|| format!("deleting neighbour {address} of the device with index {ifindex}"))
@@ -61,6 +56,25 @@ impl Netlink {
             .filter_map(from_message)
             .collect())
     }
+}
+
+/// The order for a permanent neighbour.
+pub(super) fn permanent(ifindex: u32, address: IpAddr, mac: [u8; 6]) -> NeighbourMessage {
+    let mut message = message(ifindex, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    message
+}
+
+fn message(ifindex: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = ifindex;
+    message.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    }));
+    message
 }
 
 fn from_message(message: &NeighbourMessage) -> Option<(u32, IpAddr, [u8; 6])> {

@@ -1,50 +1,55 @@
 //! Removing devices, many at once, without waiting for the kernel to clear away what nobody sees any more.
 
-use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::sync::broadcast;
 
-use super::Netlink;
+use super::{Netlink, Orders};
 
 /// Announcements that a waiting removal may fall behind by; then it waits for the kernel's answer instead.
 const BACKLOG: usize = 1024;
-/// An answer to a request is a header and the request.
-const ANSWER: usize = 4096;
 
 /// Where the indices of removed devices are announced, once somebody has asked.
 pub(super) type Removals = Arc<std::sync::Mutex<Option<broadcast::Sender<u32>>>>;
 
 impl Netlink {
-    /// Removes a device. Fine when it is gone already. Returns when device, routes and neighbours are gone; the kernel
-    /// answers only when their memory is free too, which takes it much longer, and would keep all other requests of a
-    /// socket waiting.
-    pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
+    /// Removes the veth with this name, if it has that Ethernet address. Fine when there is none. Returns when device, routes
+    /// and neighbours are gone; the kernel answers only when their memory is free too, which takes it much longer, and
+    /// would keep all other requests of a socket waiting.
+    pub async fn remove_veth(&self, name: &str, mac: [u8; 6]) -> anyhow::Result<()> {
         let mut removals = self.removals()?;
-        let netlink = self.clone();
+        let (netlink, wanted) = (self.clone(), name.to_owned());
+        // Not known yet.
+        let index = Arc::new(AtomicU32::new(0));
+        let found = index.clone();
+        // The kernel does the work in the asking thread.
         let mut answer = tokio::task::spawn_blocking(move || {
-            netlink.within_namespace(|| delete(index))?.map_err(anyhow::Error::from)
+            netlink.within_namespace(|| {
+                let mut orders = Orders::open()?;
+                let link = orders.link_by_name(&wanted)?;
+                let Some(link) = link.filter(|link| link.is_veth(mac)) else { return Ok(()) };
+                found.store(link.index, Ordering::Release);
+                anyhow::Ok(orders.delete_link(link.index)?)
+            })?
         });
         let result = loop {
             tokio::select! {
                 answer = &mut answer => break answer.context("the removal died")?,
                 removed = removals.recv() => match removed {
-                    Ok(removed) if removed == index => break Ok(()),
+                    Ok(removed) if removed == index.load(Ordering::Acquire) => break Ok(()),
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     // Nobody listens any more.
                     Err(broadcast::error::RecvError::Closed) => break answer.await.context("the removal died")?,
                 },
             }
         };
-        result.with_context(|| format!("deleting the device with index {index}"))
+        result.with_context(|| format!("deleting the device {name}"))
     }
 
     fn removals(&self) -> anyhow::Result<broadcast::Receiver<u32>> {
@@ -70,30 +75,5 @@ impl Netlink {
             drop(open);
         });
         Ok(receiver)
-    }
-}
-
-/// Asks for the removal and waits for the answer: the calling thread does the kernel's work.
-fn delete(index: u32) -> io::Result<()> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(message));
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.send_to(&buffer, &SocketAddr::new(0, 0), 0)?;
-    let mut answer = Vec::with_capacity(ANSWER);
-    socket.recv(&mut answer, 0)?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
-            error if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
-            error => Err(error),
-        },
-        NetlinkPayload::Error(_) => Ok(()),
-        other => Err(io::Error::other(anyhow!("the kernel answered {other:?}"))),
     }
 }

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::TryStreamExt as _;
-use nix::errno::Errno;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
 
 use super::Netlink;
-use super::error::{is_errno, to_io};
+use super::error::to_io;
 use super::route::ip;
 
 /// The kernel's way to an address.
@@ -30,24 +29,8 @@ impl Netlink {
         self.lookup(address).await.with_context(|| format!("asking the kernel for the route to {address}"))
     }
 
-    /// Whether the kernel delivers packets for `address` in this namespace.
-    pub async fn is_local(&self, address: IpAddr) -> anyhow::Result<bool> {
-        match self.ask(address).await {
-            Ok(answer) => Ok(answer.header.kind == RouteType::Local),
-            // No route at all: not yet.
-            Err(error) if is_errno(&error, Errno::ENETUNREACH) => Ok(false),
-            Err(error) => {
-                Err(error).with_context(|| format!("asking the kernel whether {address} is its own"))
-            }
-        }
-    }
-
     async fn ask(&self, address: IpAddr) -> anyhow::Result<RouteMessage> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = super::address::family(address);
-        question.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-        question.attributes.push(RouteAttribute::Destination(address.into()));
-        let mut answers = std::pin::pin!(self.handle.route().get(question).execute());
+        let mut answers = std::pin::pin!(self.handle.route().get(question(address)).execute());
         let answer = answers.try_next().await.map_err(to_io)?;
         answer.ok_or_else(|| anyhow!("the kernel did not answer"))
     }
@@ -81,4 +64,13 @@ impl Netlink {
         let ifindex = ifindex.ok_or_else(|| anyhow!("the route names no device"))?;
         Ok(NextHop { ifindex, gateway, source, mtu })
     }
+}
+
+/// The question for the way to an address.
+pub(super) fn question(address: IpAddr) -> RouteMessage {
+    let mut question = RouteMessage::default();
+    question.header.address_family = super::address::family(address);
+    question.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    question.attributes.push(RouteAttribute::Destination(address.into()));
+    question
 }

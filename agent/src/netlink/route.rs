@@ -133,7 +133,7 @@ impl Route {
         self
     }
 
-    fn to_message(&self) -> RouteMessage {
+    pub(super) fn to_message(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
         let header = &mut message.header;
         header.address_family = super::address::family(self.destination.ip());

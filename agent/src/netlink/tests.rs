@@ -24,15 +24,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn spec<'a>(name: &'a str, pod_netns: BorrowedFd<'a>) -> VethSpec<'a> {
-    VethSpec {
-        host_name: name,
-        host_mac: HOST_MAC,
-        pod_name: "eth0",
-        pod_mac: POD_MAC,
-        pod_netns,
-        mtu: 1400,
-        alias: "shop/cart",
-    }
+    VethSpec { host_name: name, host_mac: HOST_MAC, pod_name: "eth0", pod_mac: POD_MAC, pod_netns, mtu: 1400 }
 }
 
 #[test]
@@ -40,10 +32,10 @@ fn a_veth_pair_is_created_whole_and_deleted() {
     in_own_namespace(|| async {
         let node = Netlink::new().unwrap();
         let pod_netns = new_namespace();
-        let link = node.create_veth(spec("pl0", pod_netns.as_fd())).await.unwrap();
+        let link = Orders::open().unwrap().create_veth(&spec("pl0", pod_netns.as_fd())).unwrap();
         assert_eq!(node.link_by_index(link.index).await.unwrap(), Some(link.clone()));
         assert_eq!((link.mac, link.mtu, link.up), (Some(HOST_MAC), 1400, false));
-        assert_eq!((link.kind.as_deref(), link.alias.as_deref()), (Some("veth"), Some("shop/cart")));
+        assert_eq!(link.kind.as_deref(), Some("veth"));
 
         let pod = Netlink::in_namespace(pod_netns.as_fd()).unwrap();
         let eth0 = pod.link_by_name("eth0").await.unwrap().expect("eth0 is in the pod");
@@ -65,11 +57,11 @@ fn a_refusal_keeps_its_error_number_and_names_the_device() {
     in_own_namespace(|| async {
         let node = Netlink::new().unwrap();
         let pod_netns = new_namespace();
-        node.create_veth(spec("pl0", pod_netns.as_fd())).await.unwrap();
-        let error = node.create_veth(spec("pl0", new_namespace().as_fd())).await.unwrap_err();
+        Orders::open().unwrap().create_veth(&spec("pl0", pod_netns.as_fd())).unwrap();
+        let error = Orders::open().unwrap().create_veth(&spec("pl0", new_namespace().as_fd())).unwrap_err();
         assert!(is_errno(&error, Errno::EEXIST), "{error:#}");
         assert!(error.to_string().contains("pl0"), "{error:#}");
-        let error = node.create_veth(spec("pl1", pod_netns.as_fd())).await.unwrap_err();
+        let error = Orders::open().unwrap().create_veth(&spec("pl1", pod_netns.as_fd())).unwrap_err();
         assert!(is_errno(&error, Errno::EEXIST), "the pod has an eth0: {error:#}");
         assert_eq!(node.link_by_name("pl1").await.unwrap(), None);
     });
@@ -101,7 +93,7 @@ async fn node_with_device(pod_netns: BorrowedFd<'_>) -> (Netlink, u32) {
     let node = Netlink::new().unwrap();
     let lo = node.link_by_name("lo").await.unwrap().unwrap();
     node.set_up(lo.index).await.unwrap();
-    let link = node.create_veth(spec("pl0", pod_netns)).await.unwrap();
+    let link = Orders::open().unwrap().create_veth(&spec("pl0", pod_netns)).unwrap();
     node.set_up(link.index).await.unwrap();
     let pod = Netlink::in_namespace(pod_netns).unwrap();
     let eth0 = pod.link_by_name("eth0").await.unwrap().unwrap();

@@ -1,5 +1,10 @@
 //! The kernel's announcements: something about links, addresses, routes or neighbours changed.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::ready;
+use std::time::Duration;
+
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use rtnetlink::MulticastGroup;
@@ -8,12 +13,16 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
+use tokio::time::{self, Instant};
 
 use super::{Link, Netlink, Route};
 
 /// Bytes of announcements that may wait for us, before the kernel drops them. The kernel doubles it and may cap it
 /// at `net.core.rmem_max`.
 const RECEIVE_BUFFER: libc::c_int = 1 << 20;
+
+/// How long an announcement waits to be read.
+const PAUSE: Duration = Duration::from_millis(5);
 
 type Messages = BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
@@ -99,9 +108,28 @@ impl Netlink {
                 Ok::<_, std::io::Error>((connection, messages))
             })?
             .context("listening to the kernel's network changes")?;
-        tokio::spawn(connection);
+        tokio::spawn(unhurried(connection));
         Ok(messages.boxed())
     }
+}
+
+/// Reads what comes in a moment after it has come, all of it together: nobody acts on it sooner anyway, and whoever makes
+/// the changes, such as an ADD, has the CPUs for itself.
+async fn unhurried(connection: impl Future<Output = ()>) {
+    let mut connection = pin!(connection);
+    let mut pause = pin!(time::sleep(Duration::ZERO));
+    let mut paused = true;
+    poll_fn(|context| {
+        // Something has come.
+        if !paused {
+            pause.as_mut().reset(Instant::now() + PAUSE);
+            paused = true;
+        }
+        ready!(pause.as_mut().poll(context));
+        paused = false;
+        connection.as_mut().poll(context)
+    })
+    .await;
 }
 
 fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {

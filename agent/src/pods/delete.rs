@@ -77,13 +77,9 @@ impl Inner {
     }
 
     async fn delete_device(&self, record: &Record) -> anyhow::Result<()> {
-        match self.own_device(record).await? {
-            Some(device) => {
-                let _short_waits = rcu::expedite();
-                self.netlink.remove_link(device.index).await
-            }
-            None => Ok(()),
-        }
+        let _short_waits = rcu::expedite();
+        // One of somebody else's that happens to have the name has another Ethernet address.
+        self.netlink.remove_veth(&record.host_interface, record.host_mac.0).await
     }
 
     /// DEL without a record: nothing should be there. If a record was lost, the device that only this attachment

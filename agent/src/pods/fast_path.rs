@@ -19,6 +19,10 @@ pub struct PodEndpoint {
 pub trait FastPath: Send + Sync {
     /// Attaches the programs of a pod to its host-side device.
     fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()>;
+    /// The same for a device that has just been made: nothing can be attached to it yet.
+    fn attach_new_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
+        self.attach_pod(interface, ifindex)
+    }
     /// Detaches them. Fine when they or the device are gone already.
     fn detach_pod(&self, interface: &str) -> anyhow::Result<()>;
     /// Enters a pod's address, in the place of what was there.

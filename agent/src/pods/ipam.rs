@@ -3,7 +3,7 @@
 mod given;
 mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -39,7 +39,13 @@ pub struct Ipam {
     /// The address given last, by CIDR: the search goes on behind it, so that an address just freed, to which
     /// others may still be talking, is not given to a stranger at once.
     last: BTreeMap<IpNetwork, u128>,
+    /// Freed lately, the latest at the end: given again only when nothing else is left, the oldest first. Where the search
+    /// goes on says nothing of these: the next address behind it may have been freed a moment ago.
+    freed: VecDeque<IpAddr>,
 }
+
+/// How many of the addresses that were freed last are remembered.
+const FREED: usize = 64;
 
 /// The gateway address of a pod CIDR: its first address.
 pub fn gateway(cidr: &IpNetwork) -> IpAddr {
@@ -70,12 +76,18 @@ impl Ipam {
 
     /// Takes this very address, which a record claims. False if it was taken already.
     pub fn claim(&mut self, address: IpAddr) -> bool {
-        self.used.insert(address)
+        self.take(address)
     }
 
     /// Gives an address back. Fine when it was not taken.
     pub fn release(&mut self, address: IpAddr) {
-        self.used.remove(&address);
+        if self.used.remove(&address) {
+            self.freed.retain(|freed| *freed != address);
+            self.freed.push_back(address);
+            if self.freed.len() > FREED {
+                self.freed.pop_front();
+            }
+        }
     }
 
     /// The first free address behind the last one given, around the end if need be.
@@ -89,26 +101,37 @@ impl Ipam {
         let behind = given.saturating_add(1);
         let found = self
             .free_in(cidr, behind.max(first), last)
-            .or_else(|| self.free_in(cidr, first, given.min(last)))?;
+            .or_else(|| self.free_in(cidr, first, given.min(last)))
+            .or_else(|| self.freed_in(cidr, first, last))?;
         let address = offset(cidr, found);
-        self.used.insert(address);
+        self.take(address);
         self.last.insert(*cidr, found);
         Some(Lease { address, gateway: gateway(cidr) })
     }
 
-    /// The first free one between two offsets: walks over the used ones only, however large the CIDR.
+    /// The first free one between two offsets that was not freed lately: walks over those only, however large the CIDR.
     fn free_in(&self, cidr: &IpNetwork, from: u128, to: u128) -> Option<u128> {
         if from > to {
             return None;
         }
+        let used = self.used.range(offset(cidr, from)..=offset(cidr, to));
+        let mut used = used.map(|address| distance(cidr, *address)).peekable();
         let mut candidate = from;
-        for used in self.used.range(offset(cidr, from)..=offset(cidr, to)) {
-            if distance(cidr, *used) != candidate {
-                break;
-            }
-            candidate += 1;
+        while used.next_if_eq(&candidate).is_some() || self.freed.contains(&offset(cidr, candidate)) {
+            candidate = candidate.checked_add(1).filter(|candidate| *candidate <= to)?;
         }
-        (candidate <= to).then_some(candidate)
+        Some(candidate)
+    }
+
+    /// The one between two offsets that was freed first.
+    fn freed_in(&self, cidr: &IpNetwork, from: u128, to: u128) -> Option<u128> {
+        let freed = self.freed.iter().filter(|address| address.is_ipv4() == cidr.is_ipv4());
+        freed.map(|address| distance(cidr, *address)).find(|place| (from..=to).contains(place))
+    }
+
+    fn take(&mut self, address: IpAddr) -> bool {
+        self.freed.retain(|freed| *freed != address);
+        self.used.insert(address)
     }
 
     fn used_in(&self, cidr: &IpNetwork) -> impl DoubleEndedIterator<Item = &IpAddr> {
@@ -199,6 +222,28 @@ mod tests {
         assert_eq!(take(&mut ipam, &node), "10.244.1.2");
         ipam.release("10.244.1.2".parse().unwrap());
         for next in [3, 4, 5, 6, 2] {
+            assert_eq!(take(&mut ipam, &node), format!("10.244.1.{next}"));
+        }
+        assert!(ipam.reserve(&node).is_err());
+    }
+
+    #[test]
+    fn one_freed_right_behind_the_search_is_not_the_next() {
+        let (mut ipam, node) = (Ipam::default(), node(&["10.244.1.0/24"]));
+        for _ in 0..250 {
+            take(&mut ipam, &node);
+        }
+        // The search is at .251. What is freed there, by a pod that was asked for by address, is as fresh as any.
+        assert!(ipam.claim("10.244.1.252".parse().unwrap()));
+        ipam.release("10.244.1.252".parse().unwrap());
+        for next in [253, 254] {
+            assert_eq!(take(&mut ipam, &node), format!("10.244.1.{next}"));
+        }
+        // Around the end: the one that was freed first is the next.
+        for freed in [100, 2] {
+            ipam.release(format!("10.244.1.{freed}").parse().unwrap());
+        }
+        for next in [252, 100, 2] {
             assert_eq!(take(&mut ipam, &node), format!("10.244.1.{next}"));
         }
         assert!(ipam.reserve(&node).is_err());

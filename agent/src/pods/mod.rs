@@ -28,6 +28,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,13 +83,17 @@ struct Inner {
     store: Store,
     pending: PendingDeletes,
     node_network: watch::Receiver<Option<NodeNetwork>>,
-    /// Which namespace is the node's own: no pod may claim it.
+    /// The node's own network namespace: threads come back to it, and no pod may claim it.
+    home: File,
     node_namespace: (u64, u64),
     locks: KeyLocks,
     /// ADDs that may work at once.
     busy: Semaphore,
     ipam: Mutex<Ipam>,
     given: GivenFile,
+    /// Another address was given than is written down.
+    unsaved: AtomicBool,
+    saving: Mutex<()>,
     records: Mutex<BTreeMap<Key, Record>>,
     /// Newer records than this agent understands.
     foreign: Mutex<Vec<Foreign>>,
@@ -120,11 +125,14 @@ impl PodManager {
             store: Store::open(run_dir)?,
             pending: PendingDeletes::of(run_dir),
             node_network,
+            home: own,
             node_namespace,
             locks: KeyLocks::default(),
             busy: Semaphore::new(AT_ONCE),
             ipam: Mutex::default(),
             given: GivenFile::of(run_dir),
+            unsaved: AtomicBool::new(false),
+            saving: Mutex::default(),
             records: Mutex::default(),
             foreign: Mutex::default(),
             broken: Mutex::default(),
@@ -217,7 +225,7 @@ impl Inner {
     /// the attachment's identity. A device of somebody else that happens to have the name is not taken for it.
     async fn own_device(&self, record: &Record) -> anyhow::Result<Option<Link>> {
         let link = self.netlink.link_by_name(&record.host_interface).await?;
-        Ok(link.filter(|link| link.kind.as_deref() == Some("veth") && link.mac == Some(record.host_mac.0)))
+        Ok(link.filter(|link| link.is_veth(record.host_mac.0)))
     }
 
     fn record(&self, key: &Key) -> Option<Record> {

@@ -3,20 +3,22 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use ipnetwork::IpNetwork;
-use tokio::time::{sleep, timeout};
 
 use super::host_network;
 use super::record::Record;
 use crate::failpoint;
-use crate::netlink::{Netlink, Route, namespace, offload};
+use crate::netlink::{Order, Orders, Route, namespace, offload};
 use crate::sysctl;
 
 /// How long the kernel may take to receive at a new IPv6 address: usually well below a millisecond.
 const LOCAL_ROUTE: Duration = Duration::from_secs(5);
+/// How often to look for that.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 /// The loopback device's index, in every namespace.
 const LOOPBACK: u32 = 1;
@@ -33,50 +35,37 @@ pub(super) fn routes(record: &Record, ifindex: u32) -> anyhow::Result<Vec<Route>
     Ok(routes)
 }
 
-/// Configures the pod's interface, which exists; `index` is its index in the pod.
-pub(super) async fn configure(
-    record: &Record,
-    index: u32,
-    netns: &File,
-    pod: &Netlink,
-) -> anyhow::Result<()> {
-    let name = &record.if_name;
-    pod.set_up(LOOPBACK).await?;
+/// Configures the pod's interface, which exists, from inside the pod; `index` is its index there.
+pub(super) fn configure(record: &Record, index: u32) -> anyhow::Result<()> {
     if record.addresses.iter().any(|address| address.is_ipv6()) {
-        namespace::run_in(netns.as_fd(), || quiet_ipv6(name))??;
+        quiet_ipv6(&record.if_name)?;
     }
-    pod.set_up(index).await?;
-    failpoint::step("pod side up");
-    for address in &record.addresses {
-        pod.add_address(index, host_network(*address)).await?;
-        failpoint::step("pod address added");
-    }
-    for (_, gateway) in record.leases() {
-        pod.replace_permanent_neighbour(index, gateway, record.host_mac.0).await?;
-        failpoint::step("pod neighbour entered");
-    }
-    for route in routes(record, index)? {
-        pod.replace_route(&route).await?;
-        failpoint::step("pod route entered");
-    }
+    let mut wanted = vec![Order::set_up(LOOPBACK, None), Order::set_up(index, None)];
+    wanted.extend(record.addresses.iter().map(|address| Order::add_address(index, host_network(*address))));
+    wanted.extend(
+        record
+            .leases()
+            .map(|(_, gateway)| Order::replace_permanent_neighbour(index, gateway, record.host_mac.0)),
+    );
+    wanted.extend(routes(record, index)?.iter().map(Order::replace_route));
+    let mut orders = Orders::open()?;
+    orders.carry_out(&wanted)?;
+    failpoint::step("pod side up, with addresses, neighbours and routes");
     for address in record.addresses.iter().filter(|address| address.is_ipv6()) {
-        wait_until_received(pod, *address).await?;
+        wait_until_received(&mut orders, *address)?;
     }
     Ok(())
 }
 
 /// Even without duplicate address detection the kernel enters an IPv6 address's local route a moment later, from a work
 /// queue; the runtime, told that the pod is ready, would lose what it sends meanwhile.
-async fn wait_until_received(pod: &Netlink, address: IpAddr) -> anyhow::Result<()> {
-    let wait = async {
-        while !pod.is_local(address).await? {
-            sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    };
-    timeout(LOCAL_ROUTE, wait)
-        .await
-        .with_context(|| format!("the pod does not receive at {address} after {LOCAL_ROUTE:?}"))?
+fn wait_until_received(orders: &mut Orders, address: IpAddr) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LOCAL_ROUTE;
+    while !orders.is_local(address)? {
+        ensure!(Instant::now() < deadline, "the pod does not receive at {address} after {LOCAL_ROUTE:?}");
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 /// Before the interface is up: nobody has to be waited for, nobody advertises anything on it.

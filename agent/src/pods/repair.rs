@@ -9,7 +9,7 @@ use tokio::time;
 use super::check::View;
 use super::record::{Key, Record, State};
 use super::{Inner, PodManager, is_host_interface, lock};
-use crate::netlink::{Change, Link};
+use crate::netlink::{Change, Link, Orders};
 
 /// Changes come in bursts, and a DEL follows close on a namespace that a runtime has deleted: a pass waits this long.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ impl Inner {
         };
         let damage = self.node_damage(&record, &view).await?;
         self.enter_fast_path(&record)?;
-        self.configure_host_side(&record, &device).await?;
+        self.configure_host_side(&mut Orders::open()?, &record, &device)?;
         if device.mtu != record.mtu {
             self.netlink.set_mtu(device.index, record.mtu).await?;
         }

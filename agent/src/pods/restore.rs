@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::foreign::Foreign;
 use super::record::{Key, Loaded, Record, State};
 use super::{Inner, lock, names, pod_side};
-use crate::netlink::namespace;
+use crate::netlink::{Orders, namespace};
 
 /// What [`PodManager::restore`](super::PodManager::restore) found and did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,8 @@ impl Inner {
             lock(&self.records).insert(record.key(), record.clone());
         }
         self.enter_fast_path(&record).with_context(|| what("restoring"))?;
-        self.configure_host_side(&record, &device).await.with_context(|| what("restoring"))?;
+        self.configure_host_side(&mut Orders::open()?, &record, &device)
+            .with_context(|| what("restoring"))?;
         if self.fast_path.needs_napi() {
             let netns = namespace::open(record.netns.as_ref()).with_context(|| what("restoring"))?;
             pod_side::enable_napi(&netns, &record.if_name).with_context(|| what("restoring"))?;

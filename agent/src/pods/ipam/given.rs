@@ -43,17 +43,22 @@ impl GivenFile {
     }
 
     /// Remembers where the search is.
-    pub fn write(&self, ipam: &Ipam) {
-        let given: BTreeMap<_, _> =
-            ipam.last.iter().map(|(cidr, place)| (cidr, offset(cidr, *place))).collect();
+    pub fn write(&self, given: &BTreeMap<IpNetwork, IpAddr>) {
         let temporary = self.0.with_extension("tmp");
-        let written = serde_json::to_vec(&given)
+        let written = serde_json::to_vec(given)
             .map_err(io::Error::from)
             .and_then(|text| std::fs::write(&temporary, text))
             .and_then(|()| std::fs::rename(&temporary, &self.0));
         if let Err(error) = written {
             tracing::warn!(%error, "{} cannot be written: addresses may come back early", self.0.display());
         }
+    }
+}
+
+impl Ipam {
+    /// The address given last, by pod CIDR.
+    pub fn given(&self) -> BTreeMap<IpNetwork, IpAddr> {
+        self.last.iter().map(|(cidr, place)| (*cidr, offset(cidr, *place))).collect()
     }
 }
 
@@ -71,7 +76,7 @@ mod tests {
         file.read_into(&mut ipam);
         assert_eq!(take(&mut ipam, &node), "10.244.1.2 fd00:244:1::2");
         assert_eq!(take(&mut ipam, &node), "10.244.1.3 fd00:244:1::3");
-        file.write(&ipam);
+        file.write(&ipam.given());
 
         // The second pod went; the first one's record is found.
         let mut ipam = Ipam::default();

@@ -133,9 +133,10 @@ impl Ipam {
         }
         let (low, high) = (distance(cidr, low), distance(cidr, high));
         let given = self.last.get(cidr).copied().unwrap_or(0).clamp(low - 1, high);
-        let found = self.free_in(cidr, given + 1, high).or_else(|| self.free_in(cidr, low, given))?;
+        let found = self.free_in(cidr, given + 1, high).or_else(|| self.free_in(cidr, low, given));
+        let found = found.or_else(|| self.freed_in(cidr, low, high))?;
         let address = offset(cidr, found);
-        self.used.insert(address);
+        self.take(address);
         self.last.insert(*cidr, found);
         Some(Lease { address, gateway: gateway(cidr) })
     }

@@ -107,9 +107,8 @@ fn a_pod_that_is_gone_and_a_foreign_device_do_not_disturb_a_del() {
             pod_mac: [2, 0, 0, 0, 0, 8],
             pod_netns: other.as_fd(),
             mtu: 1500,
-            alias: "theirs",
         };
-        let foreign = node.netlink.create_veth(foreign).await.unwrap();
+        let foreign = crate::netlink::Orders::open().unwrap().create_veth(&foreign).unwrap();
         node.manager.detach(key("a1")).await.unwrap();
         assert_eq!(node.leftovers().await, (1, 0, 0, 0, 0));
         node.manager.detach(key("a1")).await.unwrap();
