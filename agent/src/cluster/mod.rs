@@ -9,7 +9,7 @@ mod kubernetes;
 mod node;
 mod setting;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -22,11 +22,12 @@ pub use kubernetes::{
 pub use node::Node;
 pub use setting::{SourceSetting, Surroundings, start};
 
-/// The nodes that are accepted: their addresses and pod CIDRs are apart. [`Assembly`] makes it.
+/// The nodes that are accepted: their addresses and pod CIDRs are apart. [`Assembly`] makes it. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
-    nodes: BTreeMap<String, Arc<Node>>,
-    refused: Vec<String>,
+    /// By their names.
+    nodes: Arc<[Arc<Node>]>,
+    refused: Arc<[String]>,
 }
 
 /// What a source says.
@@ -49,29 +50,42 @@ impl Cluster {
     /// Of these nodes, unchecked.
     #[cfg(test)]
     pub(crate) fn of(nodes: impl IntoIterator<Item = Node>) -> Self {
-        let nodes = nodes.into_iter().map(|node| (node.name.clone(), Arc::new(node))).collect();
-        Self { nodes, refused: Vec::new() }
+        Self::new(nodes.into_iter().map(Arc::new).collect(), Vec::new())
+    }
+
+    fn new(mut nodes: Vec<Arc<Node>>, refused: Vec<String>) -> Self {
+        nodes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Self { nodes: nodes.into(), refused: refused.into() }
+    }
+
+    /// Where the node of this name is among the others, or would be.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.name.as_str().cmp(name))
+    }
+
+    fn get(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(self.place(name).ok()?)
     }
 
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name).map(Arc::as_ref)
+        self.get(name).map(Arc::as_ref)
     }
 
     /// Every node.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values().map(Arc::as_ref)
+        self.nodes.iter().map(Arc::as_ref)
     }
 
     /// Every node but this one.
-    pub fn peers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Node> + 'a {
-        self.nodes().filter(move |node| node.name != name)
+    pub fn peers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Node>> + 'a {
+        self.nodes.iter().filter(move |node| node.name != name)
     }
 
     /// The nodes' names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.nodes.keys().map(String::as_str)
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.nodes.iter().map(|node| node.name.as_str())
     }
 
     /// What the source lists and is not, or not as listed, part of the cluster: why, in words.

@@ -3,7 +3,7 @@
 mod damage;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -19,11 +19,9 @@ use dataplane_common::{
 };
 use ipnetwork::IpNetwork;
 
-use super::family::{FamilyMaps, Lengths, absent_is_fine, take, tunnels_in_use};
+use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
 use super::tunnels::{Tunnels, Underlay, bytes};
 use crate::pods::PodEndpoint;
-
-pub(super) use damage::Snapshot;
 
 /// The maps that are pinned, under these names.
 pub(super) const NAMES: [&str; 17] = [
@@ -208,8 +206,7 @@ impl Maps {
     ) -> anyhow::Result<Vec<String>> {
         let before = self.numbers()?;
         let mut taken: BTreeSet<u32> = before.values().copied().collect();
-        let (present4, present6) = (self.v4.routes_now()?, self.v6.routes_now()?);
-        taken.extend(tunnels_in_use(&present4).chain(tunnels_in_use(&present6)));
+        taken.extend(self.v4.tunnels_in_use()?.chain(self.v6.tunnels_in_use()?));
         let wanted = routes.values().filter_map(underlay).collect();
         let numbers = self.tunnels.write(&wanted, &before, &taken, now)?;
         self.number_nodes(&before, &numbers)?;
@@ -233,8 +230,8 @@ impl Maps {
             self.distrust_slots()?;
         }
         let problems = plan4.problems.iter().chain(&plan6.problems).cloned().collect();
-        let gone4 = self.v4.add_routes(plan4, present4).context("writing routes4")?;
-        let gone6 = self.v6.add_routes(plan6, present6).context("writing routes6")?;
+        let gone4 = self.v4.add_routes(&plan4).context("writing routes4")?;
+        let gone6 = self.v6.add_routes(&plan6).context("writing routes6")?;
         self.tell()?;
         self.v4.remove_routes(&gone4).context("writing routes4")?;
         self.v6.remove_routes(&gone6).context("writing routes6")?;
@@ -246,7 +243,7 @@ impl Maps {
     }
 
     /// The peers that have a tunnel, and its place in the map of tunnels.
-    fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    fn numbers(&mut self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
         let mut numbers = self.v4.numbers().context("reading nodes4")?;
         numbers.extend(self.v6.numbers().context("reading nodes6")?);
         Ok(numbers)
@@ -270,7 +267,7 @@ impl Maps {
     }
 
     /// The largest packets that routers have let through to the peers lately, of those that they have complained of.
-    pub(super) fn path_mtus(&self, now: Duration) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    pub(super) fn path_mtus(&mut self, now: Duration) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
         let mut mtus = BTreeMap::new();
         for (peer, number) in self.numbers()? {
             if let Some(mtu) = self.tunnels.path_mtu(number, now)? {
@@ -282,16 +279,16 @@ impl Maps {
 
     /// Makes the node maps hold exactly these peer nodes.
     pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut wanted4 = BTreeSet::new();
-        let mut wanted6 = BTreeSet::new();
+        let mut wanted4 = HashSet::new();
+        let mut wanted6 = HashSet::new();
         for node in nodes {
             match node {
                 IpAddr::V4(address) => drop(wanted4.insert(Ip4::from(*address))),
                 IpAddr::V6(address) => drop(wanted6.insert(Ip6::from(*address))),
             }
         }
-        self.v4.set_nodes(wanted4).context("writing nodes4")?;
-        self.v6.set_nodes(wanted6).context("writing nodes6")
+        self.v4.set_nodes(&wanted4).context("writing nodes4")?;
+        self.v6.set_nodes(&wanted6).context("writing nodes6")
     }
 
     /// Tells the programs where overlay frames to this node end.

@@ -18,6 +18,7 @@ mod shape;
 mod slots;
 mod sys;
 mod tunnels;
+mod written;
 mod xdp;
 
 use std::{
@@ -34,7 +35,7 @@ use aya::{
     maps::MapInfo,
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
-use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
+use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Settings, Verdict};
 use ipnetwork::IpNetwork;
 
 pub use attach::{AttachMode, AttachSetting};
@@ -44,7 +45,7 @@ pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 pub use tunnels::Underlay;
 
 use handover::{Handover, Scene};
-use maps::{Maps, Snapshot};
+use maps::Maps;
 use pins::Pins;
 pub use remove::remove;
 pub use xdp::XdpMode;
@@ -129,17 +130,8 @@ struct State {
     pins: Pins,
     /// Until our programs have taken the places of another layout's.
     handover: Option<Handover>,
-    /// What the node's maps were last told to hold.
-    wanted: Wanted,
-    /// What they held then; none while that is about to change.
-    snapshot: Option<Snapshot>,
-}
-
-/// What [`Datapath`] was last told.
-#[derive(Debug, Default)]
-struct Wanted {
-    routes: Option<BTreeMap<IpNetwork, PeerRoute>>,
-    nodes: Option<BTreeSet<IpAddr>>,
+    /// The settings as they were written; none before, and after somebody else has changed a map.
+    settings: Option<Settings>,
 }
 
 impl Datapath {
@@ -179,14 +171,7 @@ impl Datapath {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
         let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
-        let state = State {
-            ebpf,
-            maps,
-            pins: Pins { own: links, former },
-            handover,
-            wanted: Wanted::default(),
-            snapshot: None,
-        };
+        let state = State { ebpf, maps, pins: Pins { own: links, former }, handover, settings: None };
         Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
     }
 
@@ -263,13 +248,7 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let State { maps, wanted, snapshot, .. } = &mut *self.state();
-        maps.set_nodes(nodes)?;
-        if wanted.nodes.as_ref() != Some(nodes) {
-            wanted.nodes = Some(nodes.clone());
-            *snapshot = None;
-        }
-        Ok(())
+        self.state().maps.set_nodes(nodes)
     }
 
     /// Tells the programs this node's own addresses.
@@ -372,11 +351,11 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
-        let State { maps, wanted, snapshot, .. } = &mut *self.state();
-        let problems = maps.set_routes(routes, now()?)?;
-        if snapshot.is_none() || wanted.routes.as_ref() != Some(routes) {
-            wanted.routes = Some(routes.clone());
-            *snapshot = Some(maps.snapshot()?);
+        let now = now()?;
+        let state = &mut *self.state();
+        let problems = state.changing_settings(|maps| maps.set_routes(routes, now))?;
+        if state.settings.is_none() {
+            state.settings = Some(state.maps.settings()?);
         }
         Ok(problems)
     }
@@ -387,15 +366,11 @@ impl Datapath {
     /// # Errors
     /// Where a map cannot be read or written.
     pub fn damage(&self) -> anyhow::Result<Vec<String>> {
-        let State { maps, snapshot, .. } = &mut *self.state();
-        let mut damage = match snapshot {
-            Some(snapshot) => maps.damage(snapshot)?,
-            None => Vec::new(),
-        };
+        let State { maps, settings, .. } = &mut *self.state();
+        let mut damage = maps.damage(settings.as_ref())?;
         damage.extend(maps.mend_slots()?);
         if !damage.is_empty() {
-            // Tunnels may get other numbers when it is written again.
-            *snapshot = None;
+            *settings = None;
         }
         Ok(damage)
     }
@@ -456,16 +431,16 @@ impl Datapath {
 
 impl State {
     /// Does what may change the settings, which are then as they should be, unless they were not before.
-    fn changing_settings(
+    fn changing_settings<T>(
         &mut self,
-        change: impl FnOnce(&mut Maps) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+        change: impl FnOnce(&mut Maps) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let before = self.maps.settings()?;
-        change(&mut self.maps)?;
-        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.settings == before) {
-            snapshot.settings = self.maps.settings()?;
+        let done = change(&mut self.maps)?;
+        if self.settings == Some(before) {
+            self.settings = Some(self.maps.settings()?);
         }
-        Ok(())
+        Ok(done)
     }
 }
 
