@@ -84,13 +84,42 @@ impl Cluster {
     }
 
     /// The nodes' names.
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().map(|node| node.name.as_str())
+    }
+
+    /// The names of the first few nodes, to tell which cluster it is.
+    #[must_use]
+    pub fn some_names(&self) -> String {
+        const FEW: usize = 5;
+        let few = self.names().take(FEW).collect::<Vec<_>>().join(", ");
+        match self.nodes.len().saturating_sub(FEW) {
+            0 => few,
+            more => format!("{few} and {more} more"),
+        }
     }
 
     /// What the source lists and is not, or not as listed, part of the cluster: why, in words.
     #[must_use]
     pub fn refused(&self) -> &[String] {
         &self.refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_thousands_of_nodes_a_few_are_named() {
+        let named = |count: usize| {
+            let node =
+                |number| Node { name: format!("node{number}"), addresses: Vec::new(), pod_cidrs: Vec::new() };
+            Cluster::of((1..=count).map(node)).some_names()
+        };
+        assert_eq!(named(0), "");
+        assert_eq!(named(2), "node1, node2");
+        assert_eq!(named(5), "node1, node2, node3, node4, node5");
+        assert_eq!(named(9), "node1, node2, node3, node4, node5 and 4 more");
     }
 }

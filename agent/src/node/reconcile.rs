@@ -62,7 +62,7 @@ impl NodeTask {
         let Some(node) = cluster.node(&name) else {
             bail!(
                 "this node, {name}, is not in the cluster ({}): add it, or set nodeName",
-                some_names(cluster)
+                cluster.some_names()
             );
         };
         status.pod_cidrs.clone_from(&node.pod_cidrs);
@@ -328,18 +328,6 @@ impl NodeTask {
         }
         Ok(())
     }
-}
-
-/// The names of a few nodes, to tell which cluster it is.
-fn some_names(cluster: &Cluster) -> String {
-    const FEW: usize = 5;
-    let names = cluster.names();
-    let more = names.len().saturating_sub(FEW);
-    let mut text = names.take(FEW).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
 }
 
 /// Where overlay frames to this node end (its first address of each family, which peers send to), and the MAC
