@@ -165,6 +165,111 @@ fn a_node_that_is_away_is_forgotten_when_its_lease_ends_and_gets_its_pod_cidr_ba
 }
 
 #[test]
+fn a_dead_endpoint_and_one_that_refuses_are_passed_over() -> anyhow::Result<()> {
+    let mut section = EtcdSource::section("10.244.0.0/16", 5);
+    // Nobody has the first address; nothing listens at the second one's port.
+    let endpoints = vec!["http://192.168.1.250:2379", "http://192.168.1.11:2378", "http://192.168.1.11:2379"];
+    section.insert("endpoints".into(), endpoints.into());
+    let lab = lab(2, section)?.build()?;
+    let mut etcd = Etcd::start(lab.node(1))?;
+    start(&lab)?;
+    // The same when the member that serves goes away and comes back; that none does is told.
+    etcd.kill()?;
+    for node in lab.nodes() {
+        wait(node, "named the outage", |status| problems(status).contains("etcd at http://192.168.1."))?;
+    }
+    etcd.resume()?;
+    for node in lab.nodes() {
+        wait(node, "recovered", knows(1))?;
+    }
+    all_reach_all(&lab)
+}
+
+#[test]
+fn what_is_compacted_away_while_a_node_is_cut_off_is_caught_up_with() -> anyhow::Result<()> {
+    let lab = lab(2, EtcdSource::section("10.244.0.0/16", 5))?.build()?;
+    let etcd = Etcd::start(lab.node(1))?;
+    let record = |name: &str, number: u8| {
+        format!(
+            r#"{{"version":1,"name":"{name}","addresses":["192.168.1.{number}"],"podCIDRs":["10.244.{number}.0/24"]}}"#
+        )
+    };
+    let put = |name: &str, number: u8| {
+        etcd.put_all([(format!("/podlane/nodes/{name}").as_str(), record(name, number).as_str())])
+    };
+    put("leaves", 101)?;
+    put("changes", 102)?;
+    lab.start_agents()?;
+    let cut_off = lab.node(2);
+    for node in lab.nodes() {
+        wait(node, "knew the others", knows(3))?;
+    }
+    // The connection dies by itself, as nothing answers any more.
+    for rule in ["add table inet cut", "add chain inet cut out { type filter hook output priority 0 ; }"] {
+        cut_off.exec(std::iter::once("nft").chain(rule.split(' ')))?;
+    }
+    cut_off.exec("nft add rule inet cut out tcp dport 2379 drop".split(' '))?;
+    wait(cut_off, "named the outage", |status| {
+        problems(status).contains("etcd at http://192.168.1.11:2379")
+    })?;
+    put("changes", 103)?;
+    put("joins", 104)?;
+    etcd.ctl(["del", "/podlane/nodes/leaves"]).read()?;
+    let revision = etcd.ctl(["get", "/podlane", "--write-out=json"]).read()?;
+    let revision = serde_json::from_str::<Value>(&revision)?["header"]["revision"].to_string();
+    etcd.ctl(["compact", &revision]).read()?;
+    let early = etcd.ctl(["get", "/podlane/nodes/leaves", "--rev=1"]).finish()?;
+    assert!(early.stderr.contains("compacted"), "{early:?}");
+    cut_off.exec(["nft", "delete", "table", "inet", "cut"])?;
+    let expected = |status: &Value| {
+        let named = |name: &str| {
+            status["peers"].as_array().into_iter().flatten().find(|peer| peer["name"] == name).cloned()
+        };
+        knows(3)(status)
+            && named("leaves").is_none()
+            && named("joins").is_some()
+            && named("changes").is_some_and(|peer| peer["addresses"][0] == "192.168.1.103")
+    };
+    wait(cut_off, "caught up", expected)?;
+    wait(lab.node(1), "knew the same", expected)?;
+    Ok(())
+}
+
+#[test]
+fn both_families_of_pod_cidrs_are_allocated_and_used() -> anyhow::Result<()> {
+    let mut section = EtcdSource::section("10.244.0.0/16", 5);
+    section.insert("clusterCIDRs".into(), vec!["10.244.0.0/16", "fd00:10:244::/60"].into());
+    let lab = lab(3, section)?.build()?;
+    let etcd = Etcd::start(lab.node(1))?;
+    let pods = start(&lab)?;
+    let mut owned = BTreeSet::new();
+    for node in lab.nodes() {
+        let status = node.agent()?.status()?.0;
+        let cidrs: Vec<String> =
+            status["podCIDRs"].as_array().into_iter().flatten().map(|cidr| cidr.to_string()).collect();
+        assert!(
+            cidrs.len() == 2 && cidrs[0].contains("10.244.") && cidrs[1].contains("fd00:10:244:"),
+            "{cidrs:?}"
+        );
+        assert!(cidrs[1].ends_with("::/64\""), "{cidrs:?}");
+        owned.extend(cidrs);
+    }
+    assert_eq!(owned.len(), 6, "each has its own: {owned:?}");
+    for pod in &pods {
+        assert!(pod.addresses().any(|address| address.is_ipv6()), "{pod:?}");
+    }
+    all_reach_all(&lab)?;
+    // Nobody gets another one with the next start, in either family.
+    let before = lab.node(2).agent()?.status()?.0["podCIDRs"].clone();
+    lab.node(2).agent()?.kill()?;
+    lab.node(2).agent()?.start_and_wait()?;
+    assert_eq!(lab.node(2).agent()?.status()?.0["podCIDRs"], before);
+    let kept = etcd.ctl(["get", "--prefix", "--keys-only", "/podlane/pod-cidrs/"]).read()?;
+    assert_eq!(kept.split_whitespace().count(), 6, "{kept}");
+    Ok(())
+}
+
+#[test]
 fn etcd_with_tls_certificates_and_users_is_used_and_refusals_are_told() -> anyhow::Result<()> {
     let mut section = EtcdSource::section("10.244.0.0/16", 5);
     section.insert("endpoints".into(), vec!["https://192.168.1.11:2379"].into());

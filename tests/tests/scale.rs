@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podlane_tests::Binaries;
 use podlane_tests::bench::scale::{Size, measure};
-use podlane_tests::sources::{EtcdSource, FileSource, Source};
+use podlane_tests::sources::{EtcdSource, FileSource, KubernetesSource, Source};
 
 /// Sets the number of nodes.
 const NODES_VARIABLE: &str = "PODLANE_SCALE_NODES";
@@ -25,4 +25,9 @@ fn a_thousand_nodes_of_the_cluster_file_arrive() -> anyhow::Result<()> {
 #[test]
 fn a_thousand_nodes_in_etcd_arrive() -> anyhow::Result<()> {
     converges::<EtcdSource>("etcd")
+}
+
+#[test]
+fn a_thousand_nodes_in_the_kubernetes_api_arrive() -> anyhow::Result<()> {
+    converges::<KubernetesSource>("kubernetes")
 }

@@ -51,6 +51,7 @@ pub(super) struct AgentArgs {
 }
 
 pub(super) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    crate::memory::prepare();
     let config = Config::resolve(args.settings, args.config.as_deref())?;
     start_logging(&config);
     // Two threads serve a node's whole churn; more would only cost memory.

@@ -1,31 +1,38 @@
 //! A consistent cluster out of whatever a source lists. What is wrong is refused by itself and told; everything else
 //! goes on. Who was there first keeps what it has, so that a newcomer cannot push out a node that works.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+mod difference;
+
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Cluster, Node, Update, claims::Claims};
 
 /// What a source lists under one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    name: String,
-    node: Result<Arc<Node>, String>,
+    /// The node, or its name and what is wrong with it.
+    node: Result<Arc<Node>, (String, String)>,
 }
 
 impl Entry {
     /// A node that cannot be read: one that was known under this name stays as it was.
     #[must_use]
     pub const fn unreadable(name: String, problem: String) -> Self {
-        Self { name, node: Err(problem) }
+        Self { node: Err((name, problem)) }
+    }
+
+    /// The node, where it can be read.
+    pub(super) fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref().ok()
     }
 
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        match &self.node {
+            Ok(node) => &node.name,
+            Err((name, _)) => name,
+        }
     }
 }
 
@@ -37,7 +44,7 @@ impl From<Node> for Entry {
 
 impl From<Arc<Node>> for Entry {
     fn from(node: Arc<Node>) -> Self {
-        Self { name: node.name.clone(), node: Ok(node) }
+        Self { node: Ok(node) }
     }
 }
 
@@ -52,10 +59,16 @@ impl Assembly {
     /// oldest first, so that every agent comes to the same decision.
     ///
     /// A node whose new description is refused keeps its last one, as long as nobody else has a right to it.
-    pub fn assemble(&mut self, entries: Vec<Entry>) -> Update {
+    pub fn assemble(&mut self, entries: &[Entry]) -> Update {
+        let cluster = difference::apply(&self.last, entries).unwrap_or_else(|| self.decide(entries));
+        self.last = cluster.clone();
+        Update::Cluster(cluster)
+    }
+
+    fn decide(&self, entries: &[Entry]) -> Cluster {
         let mut problems = Vec::new();
         let entries = self.without_duplicates(entries, &mut problems);
-        let before = |name: &str| self.last.nodes.get(name);
+        let before = |name: &str| self.last.get(name);
 
         // First what nodes have and keep: nobody else gets it.
         let mut claims = Claims::default();
@@ -66,7 +79,7 @@ impl Assembly {
                 _ => claims.give(old),
             }
         }
-        let mut nodes = BTreeMap::new();
+        let mut nodes = Vec::with_capacity(entries.len());
         let mut refused = Vec::new();
         let known = entries.iter().filter(|(name, _)| before(name).is_some());
         let newcomers = entries.iter().filter(|(name, _)| before(name).is_none());
@@ -77,8 +90,8 @@ impl Assembly {
                 Ok(Arc::clone(node))
             });
             match result {
-                Ok(node) => drop(nodes.insert(name.clone(), node)),
-                Err(problem) => refused.push((name, problem)),
+                Ok(node) => nodes.push(node),
+                Err(problem) => refused.push((*name, problem)),
             }
         }
         for (name, problem) in refused {
@@ -95,38 +108,38 @@ impl Assembly {
                 Some(_) => "refused, and stays as it was",
                 None => "refused",
             };
-            nodes.extend(kept.map(|old| (name.clone(), Arc::clone(old))));
+            nodes.extend(kept.cloned());
             problems.push(format!("{problem} (node {name} is {what})"));
         }
-        self.last = Cluster { nodes, refused: problems };
-        Update::Cluster(self.last.clone())
+        Cluster::new(nodes, problems)
     }
 
     /// One entry a name: the one that is known already, else the first. What contradicts itself is unreadable.
-    fn without_duplicates(
+    fn without_duplicates<'a>(
         &self,
-        entries: Vec<Entry>,
+        entries: &'a [Entry],
         problems: &mut Vec<String>,
-    ) -> Vec<(String, Result<Arc<Node>, String>)> {
-        let mut places: HashMap<String, usize> = HashMap::with_capacity(entries.len());
-        let mut kept: Vec<(String, Result<Arc<Node>, String>)> = Vec::with_capacity(entries.len());
-        for Entry { name, node } in entries {
-            let node = node.and_then(|node| match node.check() {
-                Ok(()) => Ok(node),
-                Err(problem) => Err(problem.to_string()),
-            });
-            if let Some((_, first)) = places.get(&name).and_then(|place| kept.get_mut(*place)) {
+    ) -> Vec<(&'a str, Result<&'a Arc<Node>, String>)> {
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+        let mut kept: Vec<(&str, Result<&Arc<Node>, String>)> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let name = entry.name();
+            let node = match &entry.node {
+                Ok(node) => node.check().map(|()| node).map_err(|problem| problem.to_string()),
+                Err((_, problem)) => Err(problem.clone()),
+            };
+            if let Some((_, first)) = places.get(name).and_then(|place| kept.get_mut(*place)) {
                 problems.push(format!(
                     "node {name} is listed twice: names are unique (one of the two is refused)"
                 ));
                 if let Ok(node) = node
-                    && self.last.nodes.get(&name) == Some(&node)
+                    && self.last.get(name) == Some(node)
                 {
                     *first = Ok(node);
                 }
                 continue;
             }
-            places.insert(name.clone(), kept.len());
+            places.insert(name, kept.len());
             kept.push((name, node));
         }
         kept
@@ -162,7 +175,7 @@ mod tests {
 
     /// The cluster in short, and its problems.
     fn assemble(assembly: &mut Assembly, entries: Vec<Entry>) -> (String, String) {
-        let Update::Cluster(cluster) = assembly.assemble(entries) else { unreachable!() };
+        let Update::Cluster(cluster) = assembly.assemble(&entries) else { unreachable!() };
         let nodes = cluster.nodes().map(|node| {
             format!("{} {} {}", node.name.trim_start_matches("node"), node.addresses[0], node.pod_cidrs[0])
         });
@@ -290,5 +303,58 @@ mod tests {
         let other = node("node2", "fd00:1::12", "fd00:244:2::/64");
         let (_, problems) = assemble(&mut Assembly::default(), vec![both.into(), other]);
         assert_eq!(problems, "");
+    }
+
+    /// Small numbers, the same ones each time.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % limit
+        }
+    }
+
+    #[test]
+    fn a_difference_comes_to_the_same_cluster_as_a_whole_decision() {
+        let mut numbers = Numbers(7);
+        let (mut short, mut long) = (0, 0);
+        for _ in 0..300 {
+            let mut assembly = Assembly::default();
+            let mut list: Vec<(u64, u64, u64)> = Vec::new();
+            for _ in 0..20 {
+                // A node comes, goes or changes; names, addresses and pod CIDRs now and then collide.
+                let (name, address, cidr) = (numbers.below(40), numbers.below(40), numbers.below(40));
+                match numbers.below(4) {
+                    0 => list.push((name, address, cidr)),
+                    1 if !list.is_empty() => drop(list.remove(usize::try_from(name).unwrap() % list.len())),
+                    _ => {
+                        let place = usize::try_from(name).unwrap() % list.len().max(1);
+                        if let Some(node) = list.get_mut(place) {
+                            (node.1, node.2) = (address, cidr);
+                        }
+                    }
+                }
+                let cidr = |cidr: u64| {
+                    if cidr == 0 { "10.244.0.0/18".into() } else { format!("10.244.{cidr}.0/24") }
+                };
+                let entries: Vec<Entry> = list
+                    .iter()
+                    .map(|(name, address, at)| {
+                        node(&format!("node{name}"), &format!("192.168.1.{address}"), &cidr(*at))
+                    })
+                    .collect();
+                let whole = assembly.decide(&entries);
+                match difference::apply(&assembly.last, &entries) {
+                    Some(cluster) => {
+                        short += 1;
+                        assert_eq!(cluster, whole);
+                    }
+                    None => long += 1,
+                }
+                assembly.assemble(&entries);
+            }
+        }
+        assert!(short > 500 && long > 500, "{short} {long}");
     }
 }

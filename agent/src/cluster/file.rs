@@ -1,5 +1,7 @@
 //! The cluster file: a YAML list of nodes, read again whenever it changes.
 
+mod blocks;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::Deserialize;
 use serde_norway::Value;
 use tokio::{sync::mpsc, time};
 
+use self::blocks::Blocks;
 use super::{Assembly, ClusterSource, Entry, Node, Update};
 
 /// Editors and tools write in several steps: wait for the last one.
@@ -36,9 +39,12 @@ impl FileSource {
         Self { path }
     }
 
-    fn read(&self) -> anyhow::Result<Vec<Entry>> {
+    fn read(&self, known: &mut Blocks) -> anyhow::Result<Vec<Entry>> {
         let text = fs_err::read_to_string(&self.path).context("reading the cluster file")?;
-        parse(&text).with_context(|| format!("cluster file {}", self.path.display()))
+        match known.read(&text) {
+            Some(entries) => Ok(entries),
+            None => parse(&text).with_context(|| format!("cluster file {}", self.path.display())),
+        }
     }
 }
 
@@ -50,10 +56,11 @@ impl ClusterSource for FileSource {
             tracing::warn!(path = %self.path.display(), error = format!("{error:#}"), "cannot watch the cluster file, looking at it every {LOOK_AGAIN:?} instead");
         }
         let mut assembly = Assembly::default();
+        let mut blocks = Blocks::default();
         let mut last = None;
         loop {
-            let update = match self.read() {
-                Ok(entries) => assembly.assemble(entries),
+            let update = match self.read(&mut blocks) {
+                Ok(entries) => assembly.assemble(&entries),
                 Err(error) => Update::Problem(format!("{error:#}")),
             };
             if last.as_ref() != Some(&update) {
@@ -115,7 +122,7 @@ mod tests {
     const GOOD: &str = "nodes:\n- name: node1\n  addresses: [192.168.1.11]\n  podCIDRs: [10.244.1.0/24]\n";
 
     fn problems(text: &str) -> String {
-        match parse(text).map(|entries| Assembly::default().assemble(entries)) {
+        match parse(text).map(|entries| Assembly::default().assemble(&entries)) {
             Ok(Update::Cluster(cluster)) => cluster.refused().join("\n"),
             Ok(Update::Problem(problem)) => problem,
             Err(error) => format!("{error:#}"),

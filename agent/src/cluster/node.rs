@@ -55,7 +55,7 @@ impl Node {
     }
 }
 
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+pub(super) fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.contains(other.network()) || other.contains(one.network())
 }
 

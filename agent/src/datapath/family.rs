@@ -1,7 +1,7 @@
 //! One IP family's maps: hashes, and the slots that repeat them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     hash::Hash,
     net::IpAddr,
     time::Duration,
@@ -21,6 +21,7 @@ use dataplane_common::{
 use super::{
     maps::FlowAges,
     slots::{Slot, Slots, slot_bits},
+    written::Written,
 };
 
 /// The maps of one family.
@@ -39,6 +40,7 @@ where
     nodes: HashMap<MapData, A, NodeEntry>,
     flows: HashMap<MapData, FlowKey<A>, FlowEntry>,
     lengths: Lengths,
+    written: Written<A>,
 }
 
 /// The prefix lengths in a family's part of the settings.
@@ -81,6 +83,7 @@ where
             nodes: take(ebpf, &format!("nodes{family}"))?,
             flows: take(ebpf, &format!("stack_flows{family}"))?,
             lengths,
+            written: Written::default(),
         })
     }
 
@@ -100,7 +103,7 @@ where
     /// Makes the slots agree with the hashes.
     pub(super) fn align_slots(&mut self) -> anyhow::Result<()> {
         self.align_pod_slots()?;
-        let routes = self.routes_now()?.into_iter().collect();
+        let routes = self.routes.iter().collect::<Result<_, _>>().context("reading the routes")?;
         let plan = self.plan_routes(routes);
         self.hold_routes(&plan)
     }
@@ -148,24 +151,32 @@ where
         RoutePlan { routes, slots, lengths, moves, problems }
     }
 
-    /// Enters what is new or has changed since the routes were `present`. Returns what is no longer wanted, for when the
-    /// programs have been told.
-    pub(super) fn add_routes(
-        &mut self,
-        plan: RoutePlan<A>,
-        mut present: StdHashMap<RouteKey<A>, RouteEntry>,
-    ) -> anyhow::Result<Vec<RouteKey<A>>> {
+    /// Enters what is new or has changed. Returns what is no longer wanted, for when the programs have been told.
+    pub(super) fn add_routes(&mut self, plan: &RoutePlan<A>) -> anyhow::Result<Vec<RouteKey<A>>> {
+        let present = self.written.routes(&self.routes)?;
         for (key, entry) in &plan.routes {
-            if present.remove(key) != Some(*entry) {
+            if present.get(key) != Some(entry) {
                 self.routes.insert(key, entry, 0).map_err(|error| full(error, "maxRoutes"))?;
+                present.insert(*key, *entry);
             }
         }
-        self.hold_routes(&plan)?;
-        Ok(present.into_keys().collect())
+        let gone = if present.len() == plan.routes.len() {
+            Vec::new()
+        } else {
+            let wanted: HashSet<&RouteKey<A>> = plan.routes.iter().map(|(key, _)| key).collect();
+            present.keys().filter(|key| !wanted.contains(key)).copied().collect()
+        };
+        self.hold_routes(plan)?;
+        Ok(gone)
     }
 
     pub(super) fn remove_routes(&mut self, keys: &[RouteKey<A>]) -> anyhow::Result<()> {
-        keys.iter().try_for_each(|key| absent_is_fine(self.routes.remove(key)))
+        let present = self.written.routes(&self.routes)?;
+        for key in keys {
+            absent_is_fine(self.routes.remove(key))?;
+            present.remove(key);
+        }
+        Ok(())
     }
 
     fn hold_routes(&mut self, plan: &RoutePlan<A>) -> anyhow::Result<()> {
@@ -174,17 +185,15 @@ where
         Ok(())
     }
 
-    pub(super) fn set_nodes(&mut self, mut wanted: BTreeSet<A>) -> anyhow::Result<()> {
-        let present: Vec<A> = self.nodes.keys().collect::<Result<_, _>>()?;
-        for address in present {
-            if !wanted.remove(&address) {
-                absent_is_fine(self.nodes.remove(&address))?;
-            }
+    pub(super) fn set_nodes(&mut self, wanted: &HashSet<A>) -> anyhow::Result<()> {
+        let present = self.written.nodes(&self.nodes)?;
+        let gone: Vec<A> = present.keys().filter(|address| !wanted.contains(address)).copied().collect();
+        for address in gone {
+            absent_is_fine(self.nodes.remove(&address))?;
+            present.remove(&address);
         }
-        for address in wanted {
-            self.set_tunnel(address, 0)?;
-        }
-        Ok(())
+        let new: Vec<A> = wanted.iter().filter(|address| !present.contains_key(address)).copied().collect();
+        new.into_iter().try_for_each(|address| self.set_tunnel(address, 0))
     }
 
     /// How many pods, routes and nodes there are.
@@ -198,17 +207,19 @@ where
 
     /// Notes the number of a peer's tunnel.
     pub(super) fn set_tunnel(&mut self, peer: A, tunnel: u32) -> anyhow::Result<()> {
-        self.nodes.insert(peer, NodeEntry { tunnel }, 0).map_err(|error| full(error, "maxRoutes"))
+        let entry = NodeEntry { tunnel };
+        self.nodes.insert(peer, entry, 0).map_err(|error| full(error, "maxRoutes"))?;
+        self.written.nodes(&self.nodes)?.insert(peer, entry);
+        Ok(())
     }
 
-    /// The routes as they are in the map.
-    pub(super) fn routes_now(&self) -> anyhow::Result<StdHashMap<RouteKey<A>, RouteEntry>> {
-        self.routes.iter().collect::<Result<_, _>>().context("reading the routes")
-    }
-
-    /// The nodes as they are in the map.
-    pub(super) fn nodes_now(&self) -> anyhow::Result<StdHashMap<A, NodeEntry>> {
-        self.nodes.iter().collect::<Result<_, _>>().context("reading the nodes")
+    /// Compares routes and nodes with what was written: a sentence for each difference. Where there is one, they are read
+    /// again before they are next written.
+    pub(super) fn damage(&mut self) -> anyhow::Result<Vec<String>>
+    where
+        A: Into<IpAddr>,
+    {
+        self.written.damage(&self.routes, &self.nodes)
     }
 
     /// Reads the slots again. Returns whether others have changed any.
@@ -217,18 +228,19 @@ where
     }
 
     /// The peers that have a tunnel, and its number.
-    pub(super) fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>>
+    pub(super) fn numbers(&mut self) -> anyhow::Result<BTreeMap<IpAddr, u32>>
     where
         A: Into<IpAddr>,
     {
-        let mut numbers = BTreeMap::new();
-        for item in self.nodes.iter() {
-            let (address, NodeEntry { tunnel }) = item?;
-            if tunnel != 0 {
-                numbers.insert(address.into(), tunnel);
-            }
-        }
-        Ok(numbers)
+        let nodes = self.written.nodes(&self.nodes)?.iter();
+        let with_tunnel = nodes.filter(|(_, entry)| entry.tunnel != 0);
+        Ok(with_tunnel.map(|(address, entry)| ((*address).into(), entry.tunnel)).collect())
+    }
+
+    /// The tunnels that routes refer to.
+    pub(super) fn tunnels_in_use(&mut self) -> anyhow::Result<impl Iterator<Item = u32>> {
+        let routes = self.written.routes(&self.routes)?.values();
+        Ok(routes.map(|route| u32::from(route.tunnel)).filter(|number| *number != 0))
     }
 
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
@@ -258,11 +270,6 @@ where
     pub(super) fn slot_of_route(&self, address: A) -> RouteSlot<A> {
         self.route_slots.in_kernel(route_slot(address, self.lengths.slot_bits.into()))
     }
-}
-
-/// The tunnels that routes refer to.
-pub(super) fn tunnels_in_use<A>(routes: &StdHashMap<RouteKey<A>, RouteEntry>) -> impl Iterator<Item = u32> {
-    routes.values().map(|route| u32::from(route.tunnel)).filter(|number| *number != 0)
 }
 
 /// How many keys there are. A map that changes meanwhile may be counted a little wrong.

@@ -1,9 +1,12 @@
 //! The maps, typed by family and written by difference.
 
 mod damage;
+mod route;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -14,16 +17,16 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, xdp::DevMapHash},
 };
 use dataplane_common::{
-    Counter, FlowGate, Hook, Ip4, Ip6, NextHopKind, PodEntry, RouteEntry, RouteKey, Settings, UPLINK_MACS,
-    Verdict, counter_index,
+    Counter, FlowGate, Hook, Ip4, Ip6, PodEntry, RouteKey, Settings, UPLINK_MACS, Verdict, counter_index,
 };
 use ipnetwork::IpNetwork;
 
-use super::family::{FamilyMaps, Lengths, absent_is_fine, take, tunnels_in_use};
-use super::tunnels::{Tunnels, Underlay, bytes};
+use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
+use super::tunnels::Tunnels;
 use crate::pods::PodEndpoint;
 
-pub(super) use damage::Snapshot;
+pub use route::{PeerNextHop, PeerRoute};
+use route::{entry, underlay};
 
 /// The maps that are pinned, under these names.
 pub(super) const NAMES: [&str; 17] = [
@@ -45,33 +48,6 @@ pub(super) const NAMES: [&str; 17] = [
     "settings",
     "counters",
 ];
-
-/// How packets reach a peer node's pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerRoute {
-    /// Index of the uplink, or of the overlay device.
-    pub ifindex: u32,
-    /// The largest IP packet that may leave this way, in bytes; at most 65535.
-    pub mtu: u32,
-    /// Where to.
-    pub next_hop: PeerNextHop,
-}
-
-/// The next hop of a [`PeerRoute`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerNextHop {
-    /// A neighbour on the uplink.
-    Direct(IpAddr),
-    /// The peer node at the other end of the overlay.
-    Tunnel {
-        /// Its address: the outer packets' destination.
-        node: IpAddr,
-        /// The MAC address of its overlay device.
-        mac: [u8; 6],
-        /// How the programs reach it by themselves; through the overlay device where they cannot.
-        underlay: Option<Underlay>,
-    },
-}
 
 /// This node's own addresses: where overlay frames to it end, and what frames XDP takes for its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -208,8 +184,7 @@ impl Maps {
     ) -> anyhow::Result<Vec<String>> {
         let before = self.numbers()?;
         let mut taken: BTreeSet<u32> = before.values().copied().collect();
-        let (present4, present6) = (self.v4.routes_now()?, self.v6.routes_now()?);
-        taken.extend(tunnels_in_use(&present4).chain(tunnels_in_use(&present6)));
+        taken.extend(self.v4.tunnels_in_use()?.chain(self.v6.tunnels_in_use()?));
         let wanted = routes.values().filter_map(underlay).collect();
         let numbers = self.tunnels.write(&wanted, &before, &taken, now)?;
         self.number_nodes(&before, &numbers)?;
@@ -233,8 +208,8 @@ impl Maps {
             self.distrust_slots()?;
         }
         let problems = plan4.problems.iter().chain(&plan6.problems).cloned().collect();
-        let gone4 = self.v4.add_routes(plan4, present4).context("writing routes4")?;
-        let gone6 = self.v6.add_routes(plan6, present6).context("writing routes6")?;
+        let gone4 = self.v4.add_routes(&plan4).context("writing routes4")?;
+        let gone6 = self.v6.add_routes(&plan6).context("writing routes6")?;
         self.tell()?;
         self.v4.remove_routes(&gone4).context("writing routes4")?;
         self.v6.remove_routes(&gone6).context("writing routes6")?;
@@ -246,7 +221,7 @@ impl Maps {
     }
 
     /// The peers that have a tunnel, and its place in the map of tunnels.
-    fn numbers(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    fn numbers(&mut self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
         let mut numbers = self.v4.numbers().context("reading nodes4")?;
         numbers.extend(self.v6.numbers().context("reading nodes6")?);
         Ok(numbers)
@@ -270,7 +245,7 @@ impl Maps {
     }
 
     /// The largest packets that routers have let through to the peers lately, of those that they have complained of.
-    pub(super) fn path_mtus(&self, now: Duration) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    pub(super) fn path_mtus(&mut self, now: Duration) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
         let mut mtus = BTreeMap::new();
         for (peer, number) in self.numbers()? {
             if let Some(mtu) = self.tunnels.path_mtu(number, now)? {
@@ -282,16 +257,16 @@ impl Maps {
 
     /// Makes the node maps hold exactly these peer nodes.
     pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut wanted4 = BTreeSet::new();
-        let mut wanted6 = BTreeSet::new();
+        let mut wanted4 = HashSet::new();
+        let mut wanted6 = HashSet::new();
         for node in nodes {
             match node {
                 IpAddr::V4(address) => drop(wanted4.insert(Ip4::from(*address))),
                 IpAddr::V6(address) => drop(wanted6.insert(Ip6::from(*address))),
             }
         }
-        self.v4.set_nodes(wanted4).context("writing nodes4")?;
-        self.v6.set_nodes(wanted6).context("writing nodes6")
+        self.v4.set_nodes(&wanted4).context("writing nodes4")?;
+        self.v6.set_nodes(&wanted6).context("writing nodes6")
     }
 
     /// Tells the programs where overlay frames to this node end.
@@ -394,28 +369,6 @@ impl Maps {
     }
 }
 
-/// A tunnel's far end, and the way to it where the programs know one.
-const fn underlay(route: &PeerRoute) -> Option<(IpAddr, Underlay)> {
-    match route.next_hop {
-        PeerNextHop::Tunnel { node, underlay: Some(underlay), .. } => Some((node, underlay)),
-        _ => None,
-    }
-}
-
-fn entry(route: &PeerRoute, tunnels: &BTreeMap<IpAddr, u32>) -> RouteEntry {
-    let (kind, address, mac) = match route.next_hop {
-        PeerNextHop::Direct(address @ IpAddr::V4(_)) => (NextHopKind::Direct4, address, [0; 6]),
-        PeerNextHop::Direct(address @ IpAddr::V6(_)) => (NextHopKind::Direct6, address, [0; 6]),
-        PeerNextHop::Tunnel { node: node @ IpAddr::V4(_), mac, .. } => (NextHopKind::Tunnel4, node, mac),
-        PeerNextHop::Tunnel { node: node @ IpAddr::V6(_), mac, .. } => (NextHopKind::Tunnel6, node, mac),
-    };
-    let tunnel = underlay(route).and_then(|(peer, _)| tunnels.get(&peer));
-    let tunnel = tunnel.and_then(|number| u16::try_from(*number).ok()).unwrap_or(0);
-    // The loopback device's MTU of 65536 is the only one that does not fit.
-    let mtu = u16::try_from(route.mtu).unwrap_or(u16::MAX);
-    RouteEntry { ifindex: route.ifindex, mtu, kind: kind as u16, next_hop: bytes(address), mac, tunnel }
-}
-
 /// How long a flow of each protocol is remembered after the stack's last packet: as long as conntrack does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowAges {
@@ -433,83 +386,4 @@ impl FlowAges {
 
 fn endpoint(entry: PodEntry) -> PodEndpoint {
     PodEndpoint { ifindex: entry.ifindex, mac: entry.mac, host_mac: entry.host_mac }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dataplane_common::{ALL_PODS, ALL_ROUTES};
-
-    /// Real maps of the running kernel; the tests of this crate run as root.
-    fn maps() -> Maps {
-        Maps::take(&mut super::super::load_unpinned().unwrap()).unwrap()
-    }
-
-    fn all_slots(maps: &Maps) -> (u32, u32) {
-        let now = maps.settings.get(&0, 0).unwrap();
-        (now.all_slots4, now.all_slots6)
-    }
-
-    fn pod(ifindex: u32) -> PodEndpoint {
-        PodEndpoint { ifindex, mac: [2; 6], host_mac: [4; 6] }
-    }
-
-    fn route(ifindex: u32) -> PeerRoute {
-        PeerRoute { ifindex, mtu: 1500, next_hop: PeerNextHop::Direct("192.168.1.12".parse().unwrap()) }
-    }
-
-    #[test]
-    fn pods_that_share_a_slot_are_told_to_the_programs_until_one_leaves() {
-        let mut maps = maps();
-        assert_eq!(
-            all_slots(&maps),
-            (ALL_PODS | ALL_ROUTES, ALL_PODS | ALL_ROUTES),
-            "nothing is in its slots"
-        );
-        let (first, second) = ("10.244.1.2".parse().unwrap(), "10.244.5.2".parse().unwrap());
-        maps.set_pod(first, pod(7)).unwrap();
-        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
-        maps.set_pod(second, pod(8)).unwrap();
-        assert_eq!(all_slots(&maps), (ALL_ROUTES, ALL_PODS | ALL_ROUTES));
-        assert_eq!(maps.pods().unwrap().len(), 2);
-        assert_eq!(
-            maps.v4.slot_of_pod(Ip4 { addr: [10, 244, 1, 2] }).pod.ifindex,
-            7,
-            "who was first keeps it"
-        );
-        maps.remove_pod(first).unwrap();
-        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
-        assert_eq!(
-            maps.v4.slot_of_pod(Ip4 { addr: [10, 244, 5, 2] }).pod.ifindex,
-            8,
-            "the other one moves up"
-        );
-    }
-
-    #[test]
-    fn routes_are_in_the_slots_of_the_length_that_most_have() {
-        let mut maps = maps();
-        let routes = |cidrs: &[(&str, u32)]| {
-            cidrs.iter().map(|(cidr, ifindex)| (cidr.parse().unwrap(), route(*ifindex))).collect()
-        };
-        maps.set_routes(
-            &routes(&[("10.244.2.0/24", 3), ("10.244.3.0/24", 3), ("fd00:244:1::/64", 3)]),
-            Duration::ZERO,
-        )
-        .unwrap();
-        assert_eq!(all_slots(&maps), (ALL_PODS | ALL_ROUTES, ALL_PODS | ALL_ROUTES));
-        // A /26 is left to the hash; what changes is in its slot as well.
-        maps.set_routes(
-            &routes(&[("10.244.2.0/24", 9), ("10.244.3.0/24", 3), ("10.244.4.64/26", 3)]),
-            Duration::ZERO,
-        )
-        .unwrap();
-        assert_eq!(all_slots(&maps), (ALL_PODS, ALL_PODS | ALL_ROUTES));
-        let now = maps.settings.get(&0, 0).unwrap();
-        assert_eq!((now.slot_prefix_len4, now.slot_bits4, now.prefix_lens4), (24, 24, [26, 24, 0, 0]));
-        assert_eq!(maps.v4.slot_of_route(Ip4 { addr: [10, 244, 2, 0] }).route.ifindex, 9);
-        maps.set_routes(&routes(&[("10.244.3.0/24", 3)]), Duration::ZERO).unwrap();
-        assert_eq!(all_slots(&maps).0, ALL_PODS | ALL_ROUTES);
-        assert_eq!(maps.v4.slot_of_route(Ip4 { addr: [10, 244, 2, 0] }).key.prefix_len, 0);
-    }
 }

@@ -10,7 +10,9 @@ mod family;
 mod features;
 mod handover;
 mod kernel_types;
+mod load;
 mod maps;
+mod node;
 mod pins;
 mod redirect_errors;
 mod remove;
@@ -18,89 +20,36 @@ mod shape;
 mod slots;
 mod sys;
 mod tunnels;
+mod written;
 mod xdp;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::MapInfo,
-    programs::{SchedClassifier, TcAttachType, Xdp},
-};
-use dataplane_common::{Counter, Hook, LAYOUT, PassReason, Verdict};
-use ipnetwork::IpNetwork;
+use anyhow::Context as _;
+use aya::{Ebpf, maps::MapInfo, programs::TcAttachType};
+use dataplane_common::{Counter, Hook, LAYOUT, Settings, Verdict};
 
 pub use attach::{AttachMode, AttachSetting};
 pub use features::Features;
 pub use handover::Contents;
+pub use load::{FLOORS, Options, load_unpinned, load_unpinned_sized};
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
 pub use tunnels::Underlay;
 
 use handover::{Handover, Scene};
-use maps::{Maps, Snapshot};
+use load::{load, load_programs, program, xdp_program};
+use maps::Maps;
 use pins::Pins;
 pub use remove::remove;
 pub use xdp::XdpMode;
 
 use crate::pods::{FastPath, PodEndpoint};
-
-/// The programs as the build has compiled them, aligned as the ELF reader wants it.
-static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
-
-/// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
-/// carry them.
-pub static FLOORS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-floors"));
-
-/// The most tunnels that routes can refer to, and the element for none.
-const TUNNELS: u32 = 1 << 16;
-
-/// How to open the datapath.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A folder on a bpffs (one is mounted where there is none).
-    pub bpf_dir: PathBuf,
-    /// tcx, clsact, or whichever the kernel has.
-    pub attach: AttachSetting,
-    /// Log each drop; for debugging.
-    pub log_drops: bool,
-    /// Size of the pod maps, in pods.
-    pub max_pods: u32,
-    /// Size of the route and node maps, in pod CIDRs.
-    pub max_routes: u32,
-    /// Size of the maps of flows through the kernel's stack.
-    pub max_stack_flows: u32,
-    /// XDP at the uplinks.
-    pub xdp: XdpMode,
-    /// The overlay's network identifier, 24 bits.
-    pub vni: u32,
-    /// The overlay's UDP port.
-    pub vxlan_port: u16,
-}
-
-impl Options {
-    /// The defaults, with this folder.
-    #[must_use]
-    pub const fn new(bpf_dir: PathBuf) -> Self {
-        Self {
-            bpf_dir,
-            attach: AttachSetting::Auto,
-            log_drops: false,
-            max_pods: 256,
-            max_routes: 8192,
-            max_stack_flows: 32768,
-            xdp: XdpMode::Off,
-            vni: 1,
-            vxlan_port: 8472,
-        }
-    }
-}
 
 /// How full a map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,17 +78,8 @@ struct State {
     pins: Pins,
     /// Until our programs have taken the places of another layout's.
     handover: Option<Handover>,
-    /// What the node's maps were last told to hold.
-    wanted: Wanted,
-    /// What they held then; none while that is about to change.
-    snapshot: Option<Snapshot>,
-}
-
-/// What [`Datapath`] was last told.
-#[derive(Debug, Default)]
-struct Wanted {
-    routes: Option<BTreeMap<IpNetwork, PeerRoute>>,
-    nodes: Option<BTreeSet<IpAddr>>,
+    /// The settings as they were written; none before, and after somebody else has changed a map.
+    settings: Option<Settings>,
 }
 
 impl Datapath {
@@ -179,14 +119,7 @@ impl Datapath {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
         let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
-        let state = State {
-            ebpf,
-            maps,
-            pins: Pins { own: links, former },
-            handover,
-            wanted: Wanted::default(),
-            snapshot: None,
-        };
+        let state = State { ebpf, maps, pins: Pins { own: links, former }, handover, settings: None };
         Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
     }
 
@@ -256,28 +189,6 @@ impl Datapath {
             pending.forget_xdp(uplink);
         }
         xdp::detach(uplink, pins)
-    }
-
-    /// Makes the node maps hold exactly these peer nodes: only they may send through the overlay.
-    ///
-    /// # Errors
-    /// Where a map cannot be read or written.
-    pub fn set_nodes(&self, nodes: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let State { maps, wanted, snapshot, .. } = &mut *self.state();
-        maps.set_nodes(nodes)?;
-        if wanted.nodes.as_ref() != Some(nodes) {
-            wanted.nodes = Some(nodes.clone());
-            *snapshot = None;
-        }
-        Ok(())
-    }
-
-    /// Tells the programs this node's own addresses.
-    ///
-    /// # Errors
-    /// Where the map cannot be read or written.
-    pub fn set_own_addresses(&self, own: &OwnAddresses) -> anyhow::Result<()> {
-        self.state().changing_settings(|maps| maps.set_own_addresses(own))
     }
 
     /// Forgets flows through the stack that conntrack has forgotten too, and shuts their gate when none is left.
@@ -378,57 +289,6 @@ impl Datapath {
         xdp::is_attached(xdp_program(ebpf)?, uplink, self.xdp, pins)
     }
 
-    /// Makes the route maps hold exactly these routes, by difference. Returns what could not be installed, in words.
-    ///
-    /// # Errors
-    /// Where a map cannot be read or written.
-    pub fn set_routes(&self, routes: &BTreeMap<IpNetwork, PeerRoute>) -> anyhow::Result<Vec<String>> {
-        let State { maps, wanted, snapshot, .. } = &mut *self.state();
-        let problems = maps.set_routes(routes, now()?)?;
-        if snapshot.is_none() || wanted.routes.as_ref() != Some(routes) {
-            wanted.routes = Some(routes.clone());
-            *snapshot = Some(maps.snapshot()?);
-        }
-        Ok(problems)
-    }
-
-    /// What of routes, nodes, settings and slots is not in the maps as it was last written: a sentence each. The slots are
-    /// mended here, the others by writing them again.
-    ///
-    /// # Errors
-    /// Where a map cannot be read or written.
-    pub fn damage(&self) -> anyhow::Result<Vec<String>> {
-        let State { maps, snapshot, .. } = &mut *self.state();
-        let mut damage = match snapshot {
-            Some(snapshot) => maps.damage(snapshot)?,
-            None => Vec::new(),
-        };
-        damage.extend(maps.mend_slots()?);
-        if !damage.is_empty() {
-            // Tunnels may get other numbers when it is written again.
-            *snapshot = None;
-        }
-        Ok(damage)
-    }
-
-    /// The largest inner packets that routers have let through to peers in the last ten minutes, for the peers that
-    /// they have complained of.
-    ///
-    /// # Errors
-    /// Where a map cannot be read.
-    pub fn path_mtus(&self) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
-        self.state().maps.path_mtus(now()?)
-    }
-
-    /// How often routers have said that the overlay's packets are too big.
-    ///
-    /// # Errors
-    /// Where the map cannot be read.
-    pub fn path_mtu_errors(&self) -> anyhow::Result<u64> {
-        let verdict = Verdict::Pass(PassReason::PathMtu);
-        Ok(self.state().maps.counter(Hook::FromWire, verdict)?.packets)
-    }
-
     /// The counters, summed over the CPUs.
     ///
     /// # Errors
@@ -467,16 +327,16 @@ impl Datapath {
 
 impl State {
     /// Does what may change the settings, which are then as they should be, unless they were not before.
-    fn changing_settings(
+    fn changing_settings<T>(
         &mut self,
-        change: impl FnOnce(&mut Maps) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+        change: impl FnOnce(&mut Maps) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let before = self.maps.settings()?;
-        change(&mut self.maps)?;
-        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.settings == before) {
-            snapshot.settings = self.maps.settings()?;
+        let done = change(&mut self.maps)?;
+        if self.settings == Some(before) {
+            self.settings = Some(self.maps.settings()?);
         }
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -551,38 +411,6 @@ impl FastPath for Datapath {
     }
 }
 
-/// Loads the programs with maps of their own: nothing is pinned, nothing attached. For packet tests and benches.
-///
-/// # Errors
-/// As [`Datapath::open`].
-pub fn load_unpinned() -> anyhow::Result<Ebpf> {
-    load_unpinned_sized(256, 8192)
-}
-
-/// As [`load_unpinned`], with maps for so many pods and peer pod CIDRs.
-///
-/// # Errors
-/// As [`Datapath::open`].
-pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
-    let options = Options { max_pods, max_routes, ..Options::new(PathBuf::new()) };
-    let mut ebpf = load(None, &options, None)?;
-    load_programs(&mut ebpf, true)?;
-    Ok(ebpf)
-}
-
-/// The XDP program needs a newer kernel than the others: it is loaded only where it is wanted.
-fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
-    for hook in Hook::ALL {
-        match hook {
-            Hook::XdpFromWire if !xdp => continue,
-            Hook::XdpFromWire => xdp_program(ebpf)?.load(),
-            _ => program(ebpf, *hook)?.load(),
-        }
-        .with_context(|| format!("loading the program {}", hook.name()))?;
-    }
-    Ok(())
-}
-
 /// The clock that the programs read.
 fn now() -> anyhow::Result<Duration> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
@@ -592,65 +420,4 @@ fn now() -> anyhow::Result<Duration> {
 /// Where this layout's maps and links are pinned.
 fn layout_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(LAYOUT)
-}
-
-fn load(
-    pins: Option<&Path>,
-    options: &Options,
-    globals: Option<&redirect_errors::Globals>,
-) -> anyhow::Result<Ebpf> {
-    // aya-log's levels: 0 is off, and the verifier then removes the logging; 2 is "warn".
-    let log_level: u8 = if options.log_drops { 2 } else { 0 };
-    let pods = options.max_pods;
-    let routes = options.max_routes;
-    let flows = options.max_stack_flows;
-    let mut loader = EbpfLoader::new();
-    loader
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global("AYA_LOG_LEVEL", &log_level, false)
-        .override_global("VNI", &options.vni, true)
-        .override_global("VXLAN_PORT", &options.vxlan_port, true)
-        .map_max_entries("pods4", pods)
-        .map_max_entries("pods6", pods)
-        .map_max_entries("routes4", routes)
-        .map_max_entries("routes6", routes)
-        .map_max_entries("tunnels", routes.saturating_add(1).min(TUNNELS))
-        .map_max_entries("nodes4", routes)
-        .map_max_entries("nodes6", routes)
-        .map_max_entries("stack_flows4", flows)
-        .map_max_entries("stack_flows6", flows)
-        .map_max_entries("wire_ports", pods);
-    if let Some(globals) = globals {
-        loader
-            .override_global("IFINDEX_OFFSET", &globals.ifindex, true)
-            .override_global("NAMESPACE_OFFSET", &globals.namespace, true)
-            .override_global("COOKIE_OFFSET", &globals.cookie_offset, true)
-            .override_global("NAMESPACE_COOKIE", &globals.cookie, true);
-    }
-    if !options.log_drops {
-        // The smallest ring buffer there is, as nothing will be written to it.
-        loader.map_max_entries("AYA_LOGS", 4096);
-    }
-    if let Some(dir) = pins {
-        for name in maps::NAMES {
-            loader.map_pin_path(name, dir.join(name));
-        }
-    }
-    loader.load(PROGRAMS).context(
-        "loading the eBPF maps and programs: the agent needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and a kernel with BTF",
-    )
-}
-
-fn program(ebpf: &mut Ebpf, hook: Hook) -> anyhow::Result<&mut SchedClassifier> {
-    let name = hook.name();
-    let program =
-        ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
-    program.try_into().with_context(|| format!("the program {name} is not a tc classifier"))
-}
-
-fn xdp_program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
-    let name = Hook::XdpFromWire.name();
-    let program =
-        ebpf.program_mut(name).ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
-    program.try_into().with_context(|| format!("the program {name} is not an XDP program"))
 }

@@ -72,9 +72,12 @@ impl<M: BorrowMut<MapData>, S: Slot> Slots<M, S> {
 
     /// Reads what is in the map once more. Returns whether it is not what was written.
     pub(super) fn reread(&mut self) -> Result<bool, MapError> {
-        let now: Vec<S> = self.array.iter().collect::<Result<_, _>>()?;
-        let changed = now != self.present;
-        self.present = now;
+        let mut changed = false;
+        for (present, now) in self.present.iter_mut().zip(self.array.iter()) {
+            let now = now?;
+            changed |= *present != now;
+            *present = now;
+        }
         Ok(changed)
     }
 

@@ -2,7 +2,7 @@
 //! have told them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     time::Duration,
 };
@@ -29,11 +29,18 @@ pub struct Underlay {
 /// The map. Its first element stands for no tunnel.
 pub(super) struct Tunnels {
     map: Array<MapData, TunnelEntry>,
+    /// What was written for the peers, and where, since everything was last looked at.
+    written: HashMap<IpAddr, (u32, Underlay)>,
 }
 
 impl Tunnels {
-    pub(super) const fn new(map: Array<MapData, TunnelEntry>) -> Self {
-        Self { map }
+    pub(super) fn new(map: Array<MapData, TunnelEntry>) -> Self {
+        Self { map, written: HashMap::new() }
+    }
+
+    /// The next writing looks at every element.
+    pub(super) fn distrust(&mut self) {
+        self.written.clear();
     }
 
     /// Gives each peer that is wanted an element, the one it has where it has one, and writes it. An element that
@@ -50,6 +57,10 @@ impl Tunnels {
         let mut numbers = BTreeMap::new();
         for (peer, underlay) in wanted {
             let Some(number) = present.get(peer).copied().or_else(|| free.next()) else { continue };
+            numbers.insert(*peer, number);
+            if present.contains_key(peer) && self.written.get(peer) == Some(&(number, *underlay)) {
+                continue;
+            }
             let before = self.map.get(&number, 0).context("reading tunnels")?;
             let learned = current(&before, now).filter(|_| present.contains_key(peer));
             let after = TunnelEntry {
@@ -60,8 +71,9 @@ impl Tunnels {
             if after != before {
                 self.map.set(number, after, 0).context("writing tunnels")?;
             }
-            numbers.insert(*peer, number);
+            self.written.insert(*peer, (number, *underlay));
         }
+        self.written.retain(|peer, _| wanted.contains_key(peer));
         Ok(numbers)
     }
 

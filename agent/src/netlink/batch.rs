@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{Netlink, NextHop, Route};
 
@@ -16,7 +16,7 @@ impl Netlink {
             let netlink = self.clone();
             async move { (address, netlink.resolve(address).await) }
         };
-        at_once(addresses.into_iter().map(ask).collect()).await
+        at_once(addresses, ask).await
     }
 
     /// [`Netlink::replace_route`] for each route, in any order.
@@ -28,7 +28,7 @@ impl Netlink {
                 (route, result)
             }
         };
-        at_once(routes.into_iter().map(replace).collect()).await
+        at_once(routes, replace).await
     }
 
     /// [`Netlink::delete_route`] for each route, in any order.
@@ -37,10 +37,22 @@ impl Netlink {
             let netlink = self.clone();
             async move { netlink.delete_route(&route).await }
         };
-        at_once(routes.into_iter().map(delete).collect()).await.into_iter().collect()
+        at_once(routes, delete).await.into_iter().collect()
     }
 }
 
-async fn at_once<T>(work: Vec<impl Future<Output = T>>) -> Vec<T> {
-    stream::iter(work).buffer_unordered(AT_ONCE).collect().await
+/// What is done for each of `items`: no more than a few at a time are even begun, as each takes room.
+async fn at_once<I, F: Future>(items: Vec<I>, work: impl Fn(I) -> F) -> Vec<F::Output> {
+    let mut done = Vec::with_capacity(items.len());
+    let mut under_way = FuturesUnordered::new();
+    for item in items {
+        under_way.push(work(item));
+        if under_way.len() >= AT_ONCE {
+            done.extend(under_way.next().await);
+        }
+    }
+    while let Some(result) = under_way.next().await {
+        done.push(result);
+    }
+    done
 }

@@ -5,6 +5,7 @@
 
 mod address;
 mod batch;
+mod dump;
 mod encap;
 mod error;
 mod filter;

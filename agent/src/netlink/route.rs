@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use rtnetlink::packet_route::AddressFamily;
@@ -223,6 +222,23 @@ impl Route {
     }
 }
 
+fn list() -> std::io::Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    for (family, table) in families.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.table = table;
+        filter.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+        match super::dump::routes(filter, |message| routes.extend(Route::from_message(message))) {
+            // Filtered to nothing: the table does not exist before its first route.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+            result => result?,
+        }
+    }
+    Ok(routes)
+}
+
 /// Whether a route of one of our tables carries Podlane's protocol.
 pub(super) fn is_ours(message: &RouteMessage) -> bool {
     message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) && TABLES.contains(&message.header.table)
@@ -263,23 +279,9 @@ impl Netlink {
     /// Podlane's routes (protocol 80) in the main table and its own, both families. The kernel filters: other daemons may keep
     /// a million routes there.
     pub async fn routes(&self) -> anyhow::Result<Vec<Route>> {
-        let _one_at_a_time = self.dumping.lock().await;
-        let mut routes = Vec::new();
-        let families = [AddressFamily::Inet, AddressFamily::Inet6];
-        for (family, table) in families.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
-            let mut filter = RouteMessage::default();
-            filter.header.address_family = family;
-            filter.header.table = table;
-            filter.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-            let messages = self.handle.route().get(filter).execute().try_collect::<Vec<_>>().await;
-            match messages.map_err(to_io) {
-                Ok(messages) => routes.extend(messages.iter().filter_map(Route::from_message)),
-                // Filtered to nothing: the table does not exist before its first route.
-                Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
-                Err(error) => return Err(error).context("listing Podlane's routes"),
-            }
-        }
-        Ok(routes)
+        let netlink = self.clone();
+        let listing = tokio::task::spawn_blocking(move || netlink.within_namespace(list));
+        listing.await.context("the listing died")??.context("listing Podlane's routes")
     }
 
     /// Installs a route, in the place of one with the same destination and metric.

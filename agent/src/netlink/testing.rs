@@ -8,6 +8,24 @@ use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::Link;
+
+/// A device that is up.
+pub(crate) fn link(index: u32, name: &str, mtu: u32) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        mac: None,
+        mtu,
+        up: true,
+        loopback: name == "lo",
+        kind: None,
+        alias: None,
+        vxlan: None,
+        peer: None,
+    }
+}
+
 /// Runs a test in a network namespace of its own, on a thread and a runtime of its own.
 pub(crate) fn in_own_namespace<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'static) {
     let thread = std::thread::spawn(|| {

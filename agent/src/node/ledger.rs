@@ -1,15 +1,20 @@
 //! Telling a repair from a change: what was in place at the end of the last pass, is still wanted, and is missing now,
 //! somebody else has removed.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{
+    collections::HashSet,
+    fmt::{self, Display, Write as _},
+    hash::{BuildHasher as _, Hasher, RandomState},
+};
 
 use crate::repairs::Repairs;
 
-/// What is in place, in words.
+/// What is in place, by the hashes of its descriptions: a node among thousands has thousands of routes.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    before: BTreeSet<String>,
-    now: BTreeSet<String>,
+    before: HashSet<u64>,
+    now: HashSet<u64>,
+    hasher: RandomState,
     repairs: Repairs,
 }
 
@@ -20,16 +25,16 @@ impl Ledger {
 
     /// Was found as it should be.
     pub(super) fn found(&mut self, thing: impl Display) {
-        self.now.insert(thing.to_string());
+        self.now.insert(self.hash(thing));
     }
 
     /// Was not, and is now.
     pub(super) fn made(&mut self, thing: impl Display, done: &str) {
-        let thing = thing.to_string();
-        if self.before.contains(&thing) {
+        let hash = self.hash(&thing);
+        if self.before.contains(&hash) {
             self.repairs.note(format!("{thing} was missing or changed"), done);
         }
-        self.now.insert(thing);
+        self.now.insert(hash);
     }
 
     /// Found or made.
@@ -39,7 +44,14 @@ impl Ledger {
 
     /// Is no longer wanted, in a pass that does not look at everything.
     pub(super) fn dropped(&mut self, thing: impl Display) {
-        self.before.remove(&thing.to_string());
+        self.before.remove(&self.hash(thing));
+    }
+
+    fn hash(&self, thing: impl Display) -> u64 {
+        let mut text = Hashed(self.hasher.build_hasher());
+        // A hasher takes everything.
+        let _ = write!(text, "{thing}");
+        text.0.finish()
     }
 
     /// Was broken, whoever it was made by.
@@ -50,10 +62,22 @@ impl Ledger {
     /// The pass is over. One that failed halfway has not looked at everything.
     pub(super) fn end(&mut self, whole: bool) {
         let mut now = std::mem::take(&mut self.now);
-        if !whole {
-            now.append(&mut self.before);
+        if whole {
+            now.shrink_to_fit();
+            self.before = now;
+        } else {
+            self.before.extend(now);
         }
-        self.before = now;
+    }
+}
+
+/// Text that is hashed as it is written.
+struct Hashed<H>(H);
+
+impl<H: Hasher> fmt::Write for Hashed<H> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Masquerade: packets from pods to destinations outside the cluster get the node's address, by an nftables table of
 //! Podlane's own. Nobody else's rules are read or touched.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use anyhow::{Context as _, anyhow};
 use ipnetwork::IpNetwork;
@@ -73,11 +73,27 @@ impl Masquerade {
 
     /// Tells these rules from others: the rules carry it as their comment.
     fn mark(&self) -> String {
-        let text = format!("{self:?}");
         // FNV-1a: the standard library's hashers may differ between this agent and the one that reads it.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut add = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        for uplink in &self.uplinks {
+            add(uplink.as_bytes());
+            // Ends it, as a slash is in no device's name.
+            add(b"/");
+        }
+        for (place, networks) in [&self.pods, &self.cluster].into_iter().enumerate() {
+            for network in networks {
+                match network.ip() {
+                    IpAddr::V4(address) => add(&address.octets()),
+                    IpAddr::V6(address) => add(&address.octets()),
+                }
+                add(&[network.prefix(), u8::from(network.is_ipv4()), u8::from(place == 0)]);
+            }
+        }
         format!("podlane {hash:016x}")
     }
 }
@@ -213,6 +229,9 @@ mod tests {
         let mark = dual_stack().mark();
         assert_eq!(mark, dual_stack().mark());
         assert_ne!(mark, Masquerade { uplinks: ["eth1".to_owned()].into(), ..dual_stack() }.mark());
+        let mut other = dual_stack();
+        other.cluster.remove(&"10.244.2.0/24".parse().unwrap());
+        assert_ne!(mark, other.mark());
         let rule = |comment: &str| serde_json::json!({"rule": {"comment": comment, "expr": []}});
         let listing = |rules: &[serde_json::Value]| serde_json::json!({"nftables": rules});
         assert_eq!(mark_of(&listing(&[rule(&mark), rule(&mark)])).as_deref(), Some(mark.as_str()));

@@ -13,6 +13,7 @@ mod path;
 mod peers;
 mod plan;
 mod reconcile;
+mod routes;
 mod ruleset;
 mod sysctl;
 mod uplinks;
@@ -20,7 +21,8 @@ mod ways;
 mod xdp;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -40,13 +42,14 @@ pub use peers::{Peer, PeerState};
 
 use ledger::Ledger;
 use masquerade::Masquerade;
+use routes::Routes;
 use ways::Ways;
 
 use crate::{
     cluster::{Cluster, Update},
     config::Config,
     datapath::Datapath,
-    netlink::{Change, Netlink, Route, RoutePlace},
+    netlink::{Change, Netlink},
     pods::{NodeNetwork, is_host_interface},
     repairs::Repairs,
 };
@@ -119,11 +122,13 @@ struct Memory {
     /// The kernel's ways to the peers.
     ways: Ways,
     /// The node's routes that were in the kernel after the last pass.
-    routes: BTreeMap<RoutePlace, Route>,
+    routes: Routes,
     /// Since the last whole pass nothing has changed but the cluster: what is in kernel and maps need not be read.
     trusted: bool,
     /// How often routers had said that the overlay's packets are too big; `None` where there is no overlay.
     path_mtu_errors: Option<u64>,
+    /// What they had said then.
+    path_mtus: BTreeMap<IpAddr, u32>,
 }
 
 impl NodeTask {
@@ -201,11 +206,14 @@ impl NodeTask {
                 _ = look_again.tick() => {
                     self.look_closely();
                     self.sweep_flows();
-                    // What the passes since the last time have needed.
-                    crate::memory::give_back();
                 }
             }
+            let whole = !self.memory.trusted;
             self.pass().await;
+            if whole {
+                // It may have read thousands of routes and map entries.
+                crate::memory::give_back();
+            }
             if let Some(asked) = asked {
                 // Who asked may be gone.
                 asked.send(()).ok();
@@ -312,7 +320,7 @@ impl NodeTask {
             Change::Route { ours: Some(_), to_host: true, .. } => false,
             // What the last pass has done itself.
             Change::Route { ours: Some(route), removed, .. } => {
-                let wanted = self.memory.routes.get(&route.place());
+                let wanted = self.memory.routes.at(route.place());
                 if *removed { wanted.is_some() } else { wanted != Some(&**route) }
             }
             Change::Link { index, name, removed } if is_host_interface(name) => {
@@ -332,10 +340,11 @@ impl NodeTask {
 
 /// Logs what is wrong since the last pass, and what no longer is.
 fn tell(kind: &str, before: &[String], now: &[String]) {
-    for text in now.iter().filter(|text| !before.contains(text)) {
+    let (were, are): (HashSet<&String>, HashSet<&String>) = (before.iter().collect(), now.iter().collect());
+    for text in now.iter().filter(|text| !were.contains(text)) {
         tracing::warn!(text, "{kind}");
     }
-    for text in before.iter().filter(|text| !now.contains(text)) {
+    for text in before.iter().filter(|text| !are.contains(text)) {
         tracing::info!(text, "{kind} solved");
     }
 }

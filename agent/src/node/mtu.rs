@@ -60,22 +60,13 @@ pub(super) fn problem(pods: u32, overlay: Option<u32>, uplink: u32, has_ipv6: bo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::netlink::Link;
+    use crate::netlink::testing::link;
 
     fn tunnel(address: &str) -> Path {
-        let uplink = Link {
-            index: 2,
-            name: "uplink".into(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            loopback: false,
-            kind: None,
-            alias: None,
-            vxlan: None,
-            peer: None,
-        };
+        let uplink = Arc::new(link(2, "uplink", 1500));
         Path::Tunnel(Tunnel { address: address.parse().unwrap(), gateway: None, uplink, path_mtu: None })
     }
 

@@ -1,7 +1,10 @@
 //! The choice of a way to a peer's pods: directly, through the router, or through the overlay. Pure: the kernel's
 //! answers go in, a path comes out.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use dataplane_common::overlay_mac;
 
@@ -25,7 +28,7 @@ pub(super) enum Path {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hop {
     pub(super) address: IpAddr,
-    pub(super) uplink: Link,
+    pub(super) uplink: Arc<Link>,
 }
 
 /// The peer's end of the overlay, and the way to it.
@@ -34,7 +37,7 @@ pub(super) struct Tunnel {
     pub(super) address: IpAddr,
     /// The router in front of it, if there is one.
     pub(super) gateway: Option<IpAddr>,
-    pub(super) uplink: Link,
+    pub(super) uplink: Arc<Link>,
     /// What the kernel knows of the path's MTU beyond the uplink's.
     pub(super) path_mtu: Option<u32>,
 }
@@ -47,7 +50,7 @@ pub(super) struct Way {
     /// What the kernel knows of the path's MTU beyond the uplink's.
     pub(super) path_mtu: Option<u32>,
     /// The router on the way, if there is one, and the uplink; or what is wrong, in words.
-    pub(super) found: Result<(Option<IpAddr>, Link), String>,
+    pub(super) found: Result<(Option<IpAddr>, Arc<Link>), String>,
 }
 
 impl Way {
@@ -56,7 +59,7 @@ impl Way {
         node: &str,
         address: IpAddr,
         answer: Result<NextHop, String>,
-        uplinks: &[Link],
+        uplinks: &[Arc<Link>],
     ) -> Self {
         let path_mtu = answer.as_ref().ok().and_then(|hop| hop.mtu);
         let found = match answer {
@@ -64,7 +67,7 @@ impl Way {
             Ok(hop) => match uplinks.iter().find(|uplink| uplink.index == hop.ifindex) {
                 // A route that names the peer itself as the gateway only says by which device.
                 Some(uplink) if uplink.up => {
-                    Ok((hop.gateway.filter(|gateway| *gateway != address), uplink.clone()))
+                    Ok((hop.gateway.filter(|gateway| *gateway != address), Arc::clone(uplink)))
                 }
                 Some(uplink) => {
                     Err(format!("node {node} at {address} is behind {}, which is down", uplink.name))
@@ -105,13 +108,13 @@ pub(super) fn choose(
     let found = || native().filter_map(|way| Some((way.address, way.found.as_ref().ok()?)));
     if policy.tunnel != TunnelSetting::Always {
         if let Some((address, (_, uplink))) = found().find(|(_, (gateway, _))| gateway.is_none()) {
-            return Ok(Path::Direct(Hop { address, uplink: uplink.clone() }));
+            return Ok(Path::Direct(Hop { address, uplink: Arc::clone(uplink) }));
         }
         if policy.routed
             && let Some((address, uplink)) =
                 found().find_map(|(_, (gateway, uplink))| Some(((*gateway)?, uplink)))
         {
-            return Ok(Path::Routed(Hop { address, uplink: uplink.clone() }));
+            return Ok(Path::Routed(Hop { address, uplink: Arc::clone(uplink) }));
         }
     }
     if policy.tunnel != TunnelSetting::Never {
@@ -168,24 +171,14 @@ pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::testing::link;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    fn uplink() -> Link {
-        Link {
-            index: 2,
-            name: "uplink".into(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            loopback: false,
-            kind: None,
-            alias: None,
-            vxlan: None,
-            peer: None,
-        }
+    fn uplink() -> Arc<Link> {
+        Arc::new(link(2, "uplink", 1500))
     }
 
     fn way(address: &str, gateway: Option<&str>) -> Way {

@@ -1,9 +1,9 @@
 //! The other nodes, and how packets reach them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
     path::{self, Path, Policy, Way},
@@ -25,35 +25,65 @@ pub enum PeerState {
     Unreachable,
 }
 
-/// A peer in `podlane status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// A peer in `podlane status`. Small, as there are thousands.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The node's name.
-    pub name: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its pod CIDRs.
-    #[serde(rename = "podCIDRs")]
-    pub pod_cidrs: Vec<IpNetwork>,
+    /// Its name, addresses and pod CIDRs.
+    pub node: Arc<Node>,
     /// How it is reached.
     pub state: PeerState,
     /// Next hops, one a family: the peer, the router, or the peer's end of the overlay.
-    pub next_hops: Vec<IpAddr>,
+    next_hops: [Option<IpAddr>; 2],
     /// The device they are on.
-    pub uplink: Option<String>,
+    uplink: Option<Arc<Link>>,
+}
+
+impl Peer {
+    /// One without next hops.
+    pub(super) const fn new(node: Arc<Node>) -> Self {
+        Self { node, state: PeerState::Direct, next_hops: [None; 2], uplink: None }
+    }
+
+    pub(super) fn add_next_hop(&mut self, address: IpAddr, uplink: &Arc<Link>) {
+        self.uplink = Some(Arc::clone(uplink));
+        if !self.next_hops.contains(&Some(address))
+            && let Some(free) = self.next_hops.iter_mut().find(|hop| hop.is_none())
+        {
+            *free = Some(address);
+        }
+    }
+}
+
+impl Serialize for Peer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Node { name, addresses, pod_cidrs } = self.node.as_ref();
+        let mut peer = serializer.serialize_struct("Peer", 6)?;
+        peer.serialize_field("name", name)?;
+        peer.serialize_field("addresses", addresses)?;
+        peer.serialize_field("podCIDRs", pod_cidrs)?;
+        peer.serialize_field("state", &self.state)?;
+        peer.serialize_field("nextHops", &self.next_hops.iter().flatten().collect::<Vec<_>>())?;
+        peer.serialize_field("uplink", &self.uplink.as_ref().map(|uplink| &uplink.name))?;
+        peer.end()
+    }
 }
 
 /// The paths to one peer's pod CIDRs.
 #[derive(Debug)]
 pub(super) struct PeerPaths<'a> {
-    pub(super) node: &'a Node,
+    pub(super) node: &'a Arc<Node>,
     pub(super) paths: Vec<(IpNetwork, Result<Path, String>)>,
 }
 
 impl<'a> PeerPaths<'a> {
     /// Chooses among the kernel's ways to the peer's addresses.
-    pub(super) fn find(own: &Node, node: &'a Node, policy: Policy, ways: &Ways, uplinks: &[Link]) -> Self {
+    pub(super) fn find(
+        own: &Node,
+        node: &'a Arc<Node>,
+        policy: Policy,
+        ways: &Ways,
+        uplinks: &[Arc<Link>],
+    ) -> Self {
         let way = |address: &IpAddr| Way::new(&node.name, *address, ways.to(*address), uplinks);
         let ways: Vec<Way> = node.addresses.iter().map(way).collect();
         let outer = path::outer(&own.addresses, &node.addresses);

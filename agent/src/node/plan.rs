@@ -1,8 +1,9 @@
 //! What is to be installed for the peers: routes for the programs and for the kernel, neighbours, rules.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnetwork::IpNetwork;
@@ -32,6 +33,8 @@ pub(super) struct Plan {
     /// Which packets ask Podlane's own routing table first.
     pub(super) rules: BTreeSet<Rule>,
     pub(super) problems: Vec<String>,
+    /// Both families often have the same one.
+    told: HashSet<String>,
 }
 
 /// What a plan is made for: this node, and its overlay device where there is one.
@@ -61,14 +64,7 @@ impl Plan {
     /// Plans one peer's routes.
     pub(super) fn add(&mut self, here: Here<'_>, found: &PeerPaths<'_>) {
         let node = found.node;
-        let mut peer = Peer {
-            name: node.name.clone(),
-            addresses: node.addresses.clone(),
-            pod_cidrs: node.pod_cidrs.clone(),
-            state: PeerState::Direct,
-            next_hops: Vec::new(),
-            uplink: None,
-        };
+        let mut peer = Peer::new(Arc::clone(node));
         let mut tunnelled = Vec::new();
         for (cidr, path) in &found.paths {
             let (address, uplink, state) = match path {
@@ -82,10 +78,7 @@ impl Plan {
                 }
             };
             peer.state = peer.state.max(state);
-            peer.uplink = Some(uplink.name.clone());
-            if !peer.next_hops.contains(&address) {
-                peer.next_hops.push(address);
-            }
+            peer.add_next_hop(address, uplink);
             let Ok(Path::Tunnel(tunnel)) = path else {
                 let next_hop = PeerNextHop::Direct(address);
                 self.fast.insert(*cidr, PeerRoute { ifindex: uplink.index, mtu: uplink.mtu, next_hop });
@@ -150,8 +143,7 @@ impl Plan {
     }
 
     fn problem(&mut self, problem: &str) {
-        // Both families often have the same one.
-        if !self.problems.iter().any(|told| told == problem) {
+        if self.told.insert(problem.to_owned()) {
             self.problems.push(problem.to_owned());
         }
     }
@@ -169,27 +161,13 @@ fn underlay(here: Here<'_>, tunnel: &path::Tunnel) -> Option<Underlay> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::testing::link;
 
     fn node(name: &str, address: &str) -> Node {
         Node {
             name: name.into(),
             addresses: vec![address.parse().unwrap()],
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-        }
-    }
-
-    fn link(index: u32, name: &str, mtu: u32) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            mac: None,
-            mtu,
-            up: true,
-            loopback: false,
-            kind: None,
-            alias: None,
-            vxlan: None,
-            peer: None,
         }
     }
 
@@ -204,7 +182,7 @@ mod tests {
         let hop = path::Tunnel {
             address: ip("192.168.2.12"),
             gateway: Some(ip("192.168.1.1")),
-            uplink: link(2, "uplink", 1500),
+            uplink: Arc::new(link(2, "uplink", 1500)),
             path_mtu: Some(1400),
         };
         let paths = peer.pod_cidrs.iter().map(|cidr| (*cidr, Ok(Path::Tunnel(hop.clone())))).collect();
@@ -217,7 +195,7 @@ mod tests {
             wraps: true,
             path_mtus: &BTreeMap::from([(ip("192.168.2.12"), 1340)]),
         };
-        plan.add(here, &PeerPaths { node: &peer, paths });
+        plan.add(here, &PeerPaths { node: &Arc::new(peer), paths });
 
         let mac = [0x02, 0x50, 192, 168, 2, 12];
         let underlay = Underlay { ifindex: 2, source: ip("192.168.1.11"), next_hop: ip("192.168.1.1") };
@@ -249,13 +227,13 @@ mod tests {
         let hop = path::Tunnel {
             address: peer.addresses[0],
             gateway: None,
-            uplink: link(2, "uplink", 1500),
+            uplink: Arc::new(link(2, "uplink", 1500)),
             path_mtu: None,
         };
         let paths = vec![(peer.pod_cidrs[0], Ok(Path::Tunnel(hop)))];
         let mut plan = Plan::default();
         let here = Here { node: &own, overlay: None, vni: 1, wraps: true, path_mtus: &BTreeMap::new() };
-        plan.add(here, &PeerPaths { node: &peer, paths });
+        plan.add(here, &PeerPaths { node: &Arc::new(peer), paths });
         assert_eq!((plan.peers[0].state, plan.slow.len(), plan.fast.len()), (PeerState::Unreachable, 0, 0));
     }
 }

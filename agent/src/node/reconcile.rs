@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -25,7 +26,7 @@ use crate::{
     cluster::{Cluster, Node},
     config::TunnelSetting,
     datapath::{Contents, OwnAddresses, XdpMode},
-    netlink::{Link, Route, RouteKind, Rule},
+    netlink::{Link, Route, Rule},
     pods::{NodeNetwork, gateway},
 };
 
@@ -61,7 +62,7 @@ impl NodeTask {
         let Some(node) = cluster.node(&name) else {
             bail!(
                 "this node, {name}, is not in the cluster ({}): add it, or set nodeName",
-                cluster.names().collect::<Vec<_>>().join(", ")
+                cluster.some_names()
             );
         };
         status.pod_cidrs.clone_from(&node.pod_cidrs);
@@ -70,6 +71,7 @@ impl NodeTask {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
         let uplinks = uplinks::find(&self.config.uplinks, &name, &node.addresses, &links, &addresses)?;
+        let shared: Vec<Arc<Link>> = uplinks.iter().cloned().map(Arc::new).collect();
         let uplink_mtu = uplinks.iter().map(|link| link.mtu).min().context("no uplinks")?;
         let names = || uplinks.iter().map(|link| link.name.as_str());
         status.uplinks = names().map(str::to_owned).collect();
@@ -85,7 +87,7 @@ impl NodeTask {
         let policy = Policy { tunnel: self.config.tunnel, routed: self.config.routed };
         let wanted = peer_addresses().collect();
         self.memory.ways.learn(&self.netlink, wanted).await;
-        let find = |peer| PeerPaths::find(node, peer, policy, &self.memory.ways, &uplinks);
+        let find = |peer| PeerPaths::find(node, peer, policy, &self.memory.ways, &shared);
         let found: Vec<PeerPaths<'_>> = cluster.peers(&name).map(find).collect();
         let mut plan = Plan::default();
         let wanted = self.wanted_overlay(node, uplink_mtu, &found, overlay::find(&links).is_some());
@@ -101,7 +103,7 @@ impl NodeTask {
             None => None,
         };
         self.memory.overlay = overlay.as_ref().map(|overlay| overlay.index);
-        let path_mtus = self.path_mtus(overlay.is_some())?;
+        let path_mtus = self.path_mtus(overlay.is_some(), trusted)?;
         let here = Here {
             node,
             overlay: overlay.as_ref(),
@@ -160,10 +162,14 @@ impl NodeTask {
     }
 
     /// What routers have told the programs of the paths to the peers' ends of the overlay.
-    fn path_mtus(&mut self, overlay: bool) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
+    fn path_mtus(&mut self, overlay: bool, trusted: bool) -> anyhow::Result<BTreeMap<IpAddr, u32>> {
         // Counted first: what is told meanwhile makes another pass.
-        self.memory.path_mtu_errors = overlay.then(|| self.datapath.path_mtu_errors()).transpose()?;
-        if overlay { self.datapath.path_mtus() } else { Ok(BTreeMap::new()) }
+        let errors = overlay.then(|| self.datapath.path_mtu_errors()).transpose()?;
+        if !trusted || errors != self.memory.path_mtu_errors {
+            self.memory.path_mtus = if overlay { self.datapath.path_mtus()? } else { BTreeMap::new() };
+            self.memory.path_mtu_errors = errors;
+        }
+        Ok(self.memory.path_mtus.clone())
     }
 
     /// The overlay device, if one is needed. One that is there stays while a peer is out of reach: that may be for a
@@ -264,64 +270,6 @@ impl NodeTask {
             after.write(&self.config.run_dir)?;
         }
         Ok(())
-    }
-
-    /// The node's routes (a pod's have neither gateway nor kind `unreachable`: those are the pods' own). Whether all of
-    /// them are there now.
-    async fn write_routes(
-        &mut self,
-        wanted: Vec<Route>,
-        problems: &mut Vec<String>,
-        ledger: &mut Ledger,
-        trusted: bool,
-    ) -> anyhow::Result<bool> {
-        // One whose MTU has changed, as routers on the way have said, is another one.
-        let name = |route: &Route| {
-            let mtu = route.mtu.map_or_else(String::new, |mtu| format!(" with MTU {mtu}"));
-            format!("the kernel's route {route}{mtu}")
-        };
-        let of_the_node = |route: &Route| route.gateway.is_some() || route.kind == RouteKind::Unreachable;
-        let wanted: BTreeMap<_, Route> =
-            wanted.into_iter().map(Route::canonical).map(|route| (route.place(), route)).collect();
-        let present: BTreeMap<_, Route> = if trusted {
-            std::mem::take(&mut self.memory.routes)
-        } else {
-            let routes = self.netlink.routes().await?.into_iter();
-            routes.filter(of_the_node).map(|route| (route.place(), route)).collect()
-        };
-        // Before they are written: what the kernel then announces is no news.
-        self.memory.routes.clone_from(&wanted);
-
-        let missing = wanted.iter().filter(|(place, route)| present.get(*place) != Some(*route));
-        let missing = missing.map(|(_, route)| route.clone()).collect();
-        let mut failed = BTreeSet::new();
-        for (route, result) in self.netlink.replace_routes(missing).await {
-            if let Some(old) = present.get(&route.place()).filter(|_| trusted) {
-                ledger.dropped(name(old));
-            }
-            match result {
-                Ok(()) => ledger.made(name(&route), "entered again"),
-                Err(error) => {
-                    problems.push(format!("{error:#}"));
-                    failed.insert(route.place());
-                }
-            }
-        }
-        if !trusted {
-            for route in
-                wanted.iter().filter_map(|(place, route)| present.get(place).filter(|old| *old == route))
-            {
-                ledger.found(name(route));
-            }
-        }
-        let former: Vec<Route> =
-            present.into_values().filter(|route| !wanted.contains_key(&route.place())).collect();
-        for route in former.iter().filter(|_| trusted) {
-            ledger.dropped(name(route));
-        }
-        self.netlink.delete_routes(former).await?;
-        self.memory.routes.retain(|place, _| !failed.contains(place));
-        Ok(failed.is_empty())
     }
 
     /// The rules by which packets from pods are routed by Podlane's own table first.

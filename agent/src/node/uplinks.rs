@@ -46,20 +46,10 @@ pub(super) fn find(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::testing;
 
     fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            loopback: name == "lo",
-            kind: None,
-            alias: None,
-            vxlan: None,
-            peer: None,
-        }
+        testing::link(index, name, 1500)
     }
 
     #[test]

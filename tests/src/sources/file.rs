@@ -4,15 +4,27 @@ use serde_norway::Value;
 
 use super::Source;
 use crate::Lab;
-use crate::lab::cluster::{Cluster, ClusterNode};
+use crate::lab::cluster::ClusterNode;
 
 /// The cluster file of a lab.
 #[derive(Debug)]
 pub struct FileSource {
     path: std::path::PathBuf,
-    cluster: Cluster,
-    garbled: Option<String>,
+    nodes: Vec<(String, Block)>,
     down: bool,
+}
+
+/// A node's lines: made when it changes, so that writing thousands of them takes no time of its own.
+#[derive(Debug)]
+struct Block {
+    good: String,
+    garbled: Option<String>,
+}
+
+impl Block {
+    fn of(node: &ClusterNode) -> anyhow::Result<(String, Self)> {
+        Ok((node.name.clone(), Self { good: serde_norway::to_string(&[node])?, garbled: None }))
+    }
 }
 
 impl FileSource {
@@ -20,16 +32,16 @@ impl FileSource {
         if self.down {
             return Ok(());
         }
-        let mut value = serde_norway::to_value(&self.cluster)?;
-        for node in value["nodes"].as_sequence_mut().into_iter().flatten() {
-            if node["name"].as_str() == self.garbled.as_deref() {
-                node["addresses"] = Value::from("nonsense");
-            }
-        }
+        let blocks = self.nodes.iter().map(|(_, block)| block.garbled.as_ref().unwrap_or(&block.good));
+        let text: String = std::iter::once("nodes:\n").chain(blocks.map(String::as_str)).collect();
         // As a careful editor does, in one step.
         let temporary = self.path.with_extension("new");
-        fs_err::write(&temporary, serde_norway::to_string(&value)?)?;
+        fs_err::write(&temporary, text)?;
         Ok(fs_err::rename(temporary, &self.path)?)
+    }
+
+    fn find(&mut self, name: &str) -> impl Iterator<Item = &mut Block> {
+        self.nodes.iter_mut().filter(move |(found, _)| found == name).map(|(_, block)| block)
     }
 }
 
@@ -39,38 +51,41 @@ impl Source for FileSource {
     }
 
     fn start(lab: &Lab) -> anyhow::Result<Self> {
-        let source = Self { path: lab.cluster_file(), cluster: lab.cluster(), garbled: None, down: false };
+        let nodes = lab.cluster().nodes.iter().map(Block::of).collect::<anyhow::Result<_>>()?;
+        let source = Self { path: lab.cluster_file(), nodes, down: false };
         source.write()?;
         Ok(source)
     }
 
     fn join(&mut self, node: &ClusterNode) -> anyhow::Result<()> {
-        self.cluster.nodes.push(node.clone());
-        self.write()
+        self.fill(std::slice::from_ref(node))
     }
 
     fn fill(&mut self, nodes: &[ClusterNode]) -> anyhow::Result<()> {
-        self.cluster.nodes.extend_from_slice(nodes);
+        for node in nodes {
+            self.nodes.push(Block::of(node)?);
+        }
         self.write()
     }
 
     fn change(&mut self, node: &ClusterNode) -> anyhow::Result<()> {
-        self.garbled = None;
-        self.cluster
-            .nodes
-            .iter_mut()
-            .filter(|old| old.name == node.name)
-            .for_each(|old| old.clone_from(node));
+        self.nodes.iter_mut().for_each(|(_, block)| block.garbled = None);
+        let (name, changed) = Block::of(node)?;
+        self.find(&name).for_each(|block| block.good.clone_from(&changed.good));
         self.write()
     }
 
     fn leave(&mut self, name: &str) -> anyhow::Result<()> {
-        self.cluster.nodes.retain(|node| node.name != name);
+        self.nodes.retain(|(found, _)| found != name);
         self.write()
     }
 
     fn garble(&mut self, name: &str) -> anyhow::Result<bool> {
-        self.garbled = Some(name.to_owned());
+        for block in self.find(name) {
+            let mut nodes: Value = serde_norway::from_str(&block.good)?;
+            nodes[0]["addresses"] = Value::from("nonsense");
+            block.garbled = Some(serde_norway::to_string(&nodes)?);
+        }
         self.write()?;
         Ok(true)
     }

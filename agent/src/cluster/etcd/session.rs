@@ -186,7 +186,7 @@ impl EtcdSource {
 
 impl Memory {
     fn assemble(&mut self) -> Update {
-        self.assembly.assemble(self.view.entries())
+        self.assembly.assemble(&self.view.entries())
     }
 }
 

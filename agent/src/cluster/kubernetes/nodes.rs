@@ -122,14 +122,14 @@ impl Nodes {
         let mut listed: Vec<(&String, &Listed)> = self.known.as_ref()?.iter().collect();
         // The oldest first: every agent decides a conflict in the same way.
         listed.sort_by_key(|(name, listed)| (listed.created, *name));
-        let entries = listed
+        let entries: Vec<Entry> = listed
             .into_iter()
             .map(|(name, listed)| match &listed.node {
                 Ok(node) => Entry::from(Arc::clone(node)),
                 Err(problem) => Entry::unreadable(name.clone(), problem.clone()),
             })
             .collect();
-        Some(self.assembly.assemble(entries))
+        Some(self.assembly.assemble(&entries))
     }
 
     fn take(&mut self, event: Event<NodeObject>) {
