@@ -163,7 +163,7 @@ impl Orders {
             .mtu(spec.mtu)
             .setns_by_fd(spec.pod_netns.as_raw_fd())
             .build();
-        let pair = LinkMessageBuilder::<LinkVeth>::new(*host_name, *pod_name)
+        let pair = LinkMessageBuilder::<LinkVeth>::new(host_name, pod_name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(spec.host_mac.to_vec())
             .mtu(spec.mtu)
