@@ -43,7 +43,7 @@ impl Plan {
         round_trips: 1000,
         connections: 400,
         packets: Duration::from_millis(50),
-        frames: 64 * 500,
+        frames: 64 * 1000,
         bulk_rounds: 5,
         bulk_bytes: 400_000_000,
         all_in_bulk: false,
