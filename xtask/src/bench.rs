@@ -2,6 +2,7 @@
 //! others.
 
 mod cni;
+mod compare;
 mod machine;
 mod network;
 mod plan;
@@ -37,6 +38,9 @@ pub(crate) struct BenchArgs {
     /// Measure nothing: write the performance section of FILE from the bench.json in DIR
     #[arg(long, value_name = "FILE", conflicts_with = "quick")]
     readme: Option<PathBuf>,
+    /// Measure nothing: show by how much the targets' ratios of two runs differ, and fail above 5 %
+    #[arg(long, value_name = "RUN", num_args = 2, conflicts_with_all = ["quick", "out", "readme"])]
+    compare: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -69,7 +73,10 @@ struct Parts {
 
 /// Builds what is missing, goes on as root, and measures.
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
-    let BenchArgs { only, how, readme } = args;
+    let BenchArgs { only, how, readme, compare } = args;
+    if !compare.is_empty() {
+        return compare::print(&compare);
+    }
     let nothing = Parts { programs: false, network: false, cni: false };
     let (how, parts) = match only {
         Some(Only::Scale(how)) => return scale::run(how),

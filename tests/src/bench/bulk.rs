@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::pin;
 use crate::contender::Pair;
 use crate::probe::iperf::beside_server;
 
@@ -22,20 +23,32 @@ pub struct Transfer {
     pub softirq_seconds_per_gb: f64,
 }
 
-/// Sends for `seconds` over so many connections at once.
+/// Longer than any network here takes for a sample.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sends so many bytes over so many connections at once.
+///
+/// Both ends share a CPU: on two, the scheduler now and then puts them on one, which changes the throughput by half.
+///
+/// By CUBIC, as most nodes do, where the kernel has it: a machine whose default is BBR paces its packets by timers, and
+/// then the timers are measured.
 ///
 /// # Errors
 /// Where iperf3 fails.
-pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, seconds: u32) -> Result<Transfer> {
+pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, bytes: u64) -> Result<Transfer> {
     let address = pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
     let (report, cpu) = beside_server(&pair.server.namespace, &address, || {
+        let cpu = pin::last_cpu()?;
         let before = Cpu::now()?;
         let report = pair
             .client
             .namespace
             .command(["iperf3", "--json", "--client", &address])
-            .args(["--time", &seconds.to_string(), "--parallel", &streams.to_string()])
-            .timeout(Duration::from_secs(u64::from(seconds) + 20))
+            .args(["--bytes", &bytes.to_string(), "--parallel", &streams.to_string()])
+            // The client's CPU, and the server's for this test.
+            .args(["--affinity", &format!("{cpu},{cpu}")])
+            .args(if has_cubic() { &["--congestion", "cubic"][..] } else { &[] })
+            .timeout(PATIENCE)
             .read()?;
         Ok((report, Cpu::now()?.since(before)))
     })?;
@@ -48,6 +61,11 @@ pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, seconds: u32) -> Result<T
         cpu_seconds_per_gb: cpu.busy * TICK / gigabytes,
         softirq_seconds_per_gb: cpu.softirq * TICK / gigabytes,
     })
+}
+
+fn has_cubic() -> bool {
+    let known = fs_err::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    known.is_ok_and(|known| known.split_whitespace().any(|name| name == "cubic"))
 }
 
 /// Ticks of all CPUs (`proc_stat(5)`).

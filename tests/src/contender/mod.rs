@@ -210,6 +210,31 @@ impl Contender {
         proof::prove(self).with_context(|| format!("{} is not what it says it is", self.label()))
     }
 
+    /// Switches generic receive offload of the wire's ends on or off. Every network card's driver has it; a veth's
+    /// comes with a polling round for each packet, so that it is on only where packets are many.
+    ///
+    /// # Errors
+    /// Where `ethtool` fails.
+    pub fn set_wire_gro(&self, on: bool) -> Result<()> {
+        for node in self.lab.nodes() {
+            node.exec(["ethtool", "-K", lab::UPLINK, "gro", if on { "on" } else { "off" }])?;
+        }
+        Ok(())
+    }
+
+    /// Starts the agents anew, which load their programs again: to another place in memory.
+    ///
+    /// # Errors
+    /// Where an agent does not come back.
+    pub fn reload_programs(&self) -> Result<()> {
+        if self.kind.is_podlane() {
+            for node in self.lab.nodes() {
+                node.agent()?.restart()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Its name, to show.
     #[must_use]
     pub fn label(&self) -> String {

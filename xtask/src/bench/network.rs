@@ -11,7 +11,7 @@ use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
-use super::programs;
+use super::programs::{self, Way};
 use crate::progress::seconds;
 
 /// What was measured, and between whom.
@@ -60,16 +60,23 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
     let mut samples = BTreeMap::new();
     let mut built = (Vec::new(), Vec::new());
     let mut rows = Vec::new();
-    // Where the kernel happens to put programs and sockets makes a per cent or two: build anew, to even it out.
+    // Where the kernel happens to put things makes a per cent or two: build anew, to even it out.
     for lab in 1..=plan.labs {
         drop(built);
         built = build(binaries)?;
         eprintln!("   labs {lab} of {}: all stand ({})", plan.labs, seconds(begun.elapsed()));
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
-        for round in 1..=plan.rounds {
-            turns.latencies_and_packets()?;
-            progress("round trips, packets, connections", round, plan.rounds, begun);
+        for place in 0..plan.places {
+            if place > 0 {
+                turns.reload_programs()?;
+            }
+            for round in 1..=plan.rounds {
+                turns.latencies_and_packets()?;
+                let done = place * plan.rounds + round;
+                progress("round trips, packets, connections", done, plan.places * plan.rounds, begun);
+            }
         }
+        turns.set_wire_gro(true)?;
         for round in 1..=plan.bulk_rounds {
             turns.transfers()?;
             progress("transfers", round, plan.bulk_rounds, begun);
@@ -118,21 +125,28 @@ impl Turns<'_> {
         (0..count).map(move |index| (first + index) % count)
     }
 
+    /// A program's place in memory can cost a twentieth of a round trip, and the kernel gives those that are loaded in
+    /// the same order the same places. Begins with another contender each time.
+    fn reload_programs(&mut self) -> Result<()> {
+        for index in self.order() {
+            let contender = &self.contenders[index];
+            contender.reload_programs().with_context(|| format!("restarting {}", contender.label()))?;
+        }
+        Ok(())
+    }
+
+    fn set_wire_gro(&self, on: bool) -> Result<()> {
+        self.contenders.iter().try_for_each(|contender| contender.set_wire_gro(on))
+    }
+
     fn latencies_and_packets(&mut self) -> Result<()> {
         self.round += 1;
         let plan = self.plan;
-        self.each("round trips", |take, pair, ipv6| {
-            let tcp = ping_pong::tcp(pair, ipv6, plan.round_trips)?;
-            take("tcp-rtt-p50", tcp.p50);
-            take("tcp-rtt-p99", tcp.p99);
-            Ok(())
-        })?;
-        self.each("round trips", |take, pair, ipv6| {
-            let udp = ping_pong::udp(pair, ipv6, plan.round_trips)?;
-            take("udp-rtt-p50", udp.p50);
-            take("udp-rtt-p99", udp.p99);
-            Ok(())
-        })?;
+        self.round_trips(&[false, true])?;
+        for _ in 1..plan.latencies {
+            self.round += 1;
+            self.round_trips(if plan.all_with_ipv6 { &[false, true] } else { &[false] })?;
+        }
         self.each("packets of 64 bytes", |take, pair, ipv6| {
             take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
             Ok(())
@@ -160,6 +174,22 @@ impl Turns<'_> {
         }
     }
 
+    fn round_trips(&mut self, families: &[bool]) -> Result<()> {
+        let trips = self.plan.round_trips;
+        self.each_of("round trips", families, |take, pair, ipv6| {
+            let tcp = ping_pong::tcp(pair, ipv6, trips)?;
+            take("tcp-rtt-p50", tcp.p50);
+            take("tcp-rtt-p99", tcp.p99);
+            Ok(())
+        })?;
+        self.each_of("round trips", families, |take, pair, ipv6| {
+            let udp = ping_pong::udp(pair, ipv6, trips)?;
+            take("udp-rtt-p50", udp.p50);
+            take("udp-rtt-p99", udp.p99);
+            Ok(())
+        })
+    }
+
     /// Into a pod across nodes, without sockets.
     fn forwarding(&mut self) -> Result<()> {
         for index in self.order() {
@@ -168,34 +198,35 @@ impl Turns<'_> {
             if contender.kind == Kind::Wire || contender.kind.has_overlay() {
                 continue;
             }
-            let rate = programs::forwarding(self.programs, contender, self.plan.frames)
-                .with_context(|| format!("forwarding alone, {}", contender.label()))?;
-            let key = (index, Topology::AcrossNodes, false, "forwarding-pps");
-            self.samples.entry(key).or_default().0.push(rate);
+            for (way, metric) in Way::of(contender.kind) {
+                let rate = programs::forwarding(self.programs, contender, *way, self.plan.frames)
+                    .with_context(|| format!("{metric}, {}", contender.label()))?;
+                let key = (index, Topology::AcrossNodes, false, *metric);
+                self.samples.entry(key).or_default().0.push(rate);
+            }
         }
         Ok(())
     }
 
     fn transfers(&mut self) -> Result<()> {
-        self.round += 1;
         let plan = self.plan;
-        let work = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
-            for (streams, names) in [
-                (1, ["tcp-1-throughput", "tcp-1-cpu", "tcp-1-softirq"]),
-                (8, ["tcp-8-throughput", "tcp-8-cpu", "tcp-8-softirq"]),
-            ] {
-                let transfer = bulk::transfer(pair, ipv6, streams, plan.bulk_seconds)?;
+        for (streams, names) in [
+            (1, ["tcp-1-throughput", "tcp-1-cpu", "tcp-1-softirq"]),
+            (8, ["tcp-8-throughput", "tcp-8-cpu", "tcp-8-softirq"]),
+        ] {
+            self.round += 1;
+            let work = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
+                let transfer = bulk::transfer(pair, ipv6, streams, plan.bulk_bytes)?;
                 take(names[0], transfer.gbit_per_second);
                 take(names[1], transfer.cpu_seconds_per_gb);
                 take(names[2], transfer.softirq_seconds_per_gb);
-            }
-            Ok(())
-        };
-        if plan.all_with_ipv6 {
-            self.each("transfers", work)
-        } else {
-            self.each_ipv4("transfers", |take, pair| work(take, pair, false))
+                Ok(())
+            };
+            let who = |contender: &Contender| plan.all_in_bulk || is_named_by_a_transfer_target(contender);
+            let families: &[bool] = if plan.all_with_ipv6 { &[false, true] } else { &[false] };
+            self.each_of_those("transfers", families, who, work)?;
         }
+        Ok(())
     }
 
     fn each_ipv4(
@@ -219,6 +250,16 @@ impl Turns<'_> {
         &mut self,
         what: &str,
         families: &[bool],
+        work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
+    ) -> Result<()> {
+        self.each_of_those(what, families, |_| true, work)
+    }
+
+    fn each_of_those(
+        &mut self,
+        what: &str,
+        families: &[bool],
+        who: impl Fn(&Contender) -> bool,
         mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
     ) -> Result<()> {
         for topology in Topology::ALL {
@@ -226,7 +267,7 @@ impl Turns<'_> {
                 for index in self.order() {
                     let contender = &self.contenders[index];
                     let pair = topology.pair(contender);
-                    if pair.client.address(*ipv6).is_none() {
+                    if pair.client.address(*ipv6).is_none() || !who(contender) {
                         continue;
                     }
                     let samples = &mut self.samples;
@@ -247,12 +288,17 @@ impl Turns<'_> {
             .iter()
             .map(|(key, samples)| samples.row(self.row(*key, key.3, unit(key.3))))
             .collect();
-        // What a contender adds to the wire: packet by packet, from the rounds' own pairs.
-        for (key, samples) in self.samples.iter().filter(|(key, _)| key.3 == "udp-64-pps" && key.0 != 0) {
-            if let Some(wire) = self.samples.get(&(0, key.1, key.2, key.3)) {
-                let over = samples.0.iter().zip(&wire.0).map(|(own, wire)| 1e9 / own - 1e9 / wire).collect();
-                rows.push(Samples(over).row(self.row(*key, "udp-64-overhead", "ns/packet")));
-            }
+        // What a contender adds to the wire, from pairs of the same round: both had what else was going on.
+        for (key, samples) in self.samples.iter().filter(|(key, _)| key.0 != 0) {
+            let Some(wire) = self.samples.get(&(0, key.1, key.2, key.3)) else { continue };
+            let (metric, unit, over): (_, _, fn(f64, f64) -> f64) = match key.3 {
+                "udp-64-pps" => ("udp-64-overhead", "ns/packet", |own, wire| 1e9 / own - 1e9 / wire),
+                "tcp-rtt-p50" => ("tcp-rtt-overhead", "µs", |own, wire| own - wire),
+                "udp-rtt-p50" => ("udp-rtt-overhead", "µs", |own, wire| own - wire),
+                _ => continue,
+            };
+            let over = samples.0.iter().zip(&wire.0).map(|(own, wire)| over(*own, *wire)).collect();
+            rows.push(Samples(over).row(self.row(*key, metric, unit)));
         }
         rows
     }
@@ -271,10 +317,15 @@ impl Turns<'_> {
     }
 }
 
+/// Those whom a quick run's transfers are about: no netfilter, and Podlane without XDP.
+fn is_named_by_a_transfer_target(contender: &Contender) -> bool {
+    !contender.netfilter && !matches!(contender.kind, Kind::PodlaneXdp | Kind::PodlaneXdpGeneric)
+}
+
 fn unit(metric: &str) -> &'static str {
     match metric {
         "tcp-connections" => "connections/s",
-        "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" => "packets/s",
+        "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" | "forwarding-floor-pps" => "packets/s",
         "tcp-1-throughput" | "tcp-8-throughput" => "Gbit/s",
         "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
         _ => "µs",

@@ -7,8 +7,12 @@ pub(super) struct Plan {
     pub(super) quick: bool,
     /// How often everything is built anew.
     pub(super) labs: usize,
-    /// Samples of each figure but bulk transfers, in each of these labs.
+    /// How often Podlane's programs get another place in memory, in each of these labs.
+    pub(super) places: usize,
+    /// Samples of each figure but bulk transfers, at each of these places.
     pub(super) rounds: usize,
+    /// Samples of round trips and packets of 64 bytes in each of these rounds.
+    pub(super) latencies: usize,
     /// Round trips in a sample.
     pub(super) round_trips: usize,
     /// Connections in a sample.
@@ -19,8 +23,10 @@ pub(super) struct Plan {
     pub(super) frames: u32,
     /// Samples of bulk transfers, in each of these labs.
     pub(super) bulk_rounds: usize,
-    /// How long each takes.
-    pub(super) bulk_seconds: u32,
+    /// How many bytes each of them carries.
+    pub(super) bulk_bytes: u64,
+    /// Whether everybody takes part in them, or only those whom a target names.
+    pub(super) all_in_bulk: bool,
     /// How often 110 pods are attached and detached one by one, and all at once.
     pub(super) attach_rounds: usize,
     /// Whether everything is measured with IPv6 as well, or only round trips.
@@ -31,26 +37,32 @@ impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
         labs: 1,
-        rounds: 9,
-        round_trips: 1500,
+        places: 3,
+        rounds: 3,
+        latencies: 4,
+        round_trips: 1000,
         connections: 400,
         packets: Duration::from_millis(50),
-        frames: 64 * 500,
-        bulk_rounds: 1,
-        bulk_seconds: 1,
+        frames: 64 * 1000,
+        bulk_rounds: 5,
+        bulk_bytes: 400_000_000,
+        all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
     };
     pub(super) const FULL: Self = Self {
         quick: false,
-        labs: 3,
-        rounds: 11,
-        round_trips: 4000,
+        labs: 2,
+        places: 4,
+        rounds: 3,
+        latencies: 4,
+        round_trips: 2000,
         connections: 1000,
         packets: Duration::from_millis(100),
         frames: 64 * 4000,
-        bulk_rounds: 2,
-        bulk_seconds: 1,
+        bulk_rounds: 5,
+        bulk_bytes: 800_000_000,
+        all_in_bulk: true,
         attach_rounds: 5,
         all_with_ipv6: true,
     };

@@ -24,8 +24,37 @@ pub(super) fn measure(bench: &Path, plan: &Plan) -> Result<Programs> {
     serde_json::from_slice(&output.stdout).context("reading what the bench of the programs printed")
 }
 
+/// How frames get from the wire to a pod, when nothing but that is measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// As the kernel and programs at tc have them.
+    Stack,
+    /// By the native XDP program at the uplink.
+    Native,
+    /// By a program in its place that does nothing but send them there.
+    Floor,
+}
+
+impl Way {
+    /// A contender's ways, with what each is called in `bench.json`.
+    pub(super) const fn of(kind: Kind) -> &'static [(Self, &'static str)] {
+        match kind {
+            Kind::PodlaneXdp => &[(Self::Native, "forwarding-pps"), (Self::Floor, "forwarding-floor-pps")],
+            _ => &[(Self::Stack, "forwarding-pps")],
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stack => "stack",
+            Self::Native => "native",
+            Self::Floor => "floor",
+        }
+    }
+}
+
 /// Frames per second from the wire into a pod on the other node.
-pub(super) fn forwarding(bench: &Path, contender: &Contender, frames: u32) -> Result<f64> {
+pub(super) fn forwarding(bench: &Path, contender: &Contender, way: Way, frames: u32) -> Result<f64> {
     let pair = &contender.across_nodes;
     let address = |endpoint: &Endpoint| endpoint.address(false).map(|address| address.to_string());
     let (source, destination) =
@@ -33,7 +62,7 @@ pub(super) fn forwarding(bench: &Path, contender: &Contender, frames: u32) -> Re
     let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
     let output = Command::new(bench)
         .args(["forward", from, node, pair.server.namespace.name(), &source, &destination])
-        .args([frames.to_string(), (contender.kind == Kind::PodlaneXdp).to_string()])
+        .args([&frames.to_string(), way.name()])
         .output()
         .with_context(|| format!("starting {}", bench.display()))?;
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -35,8 +35,10 @@ pub(super) fn all(rows: &[Row], network: bool) -> Vec<Target> {
     let mut targets = Vec::new();
     if network {
         let rows = Figures(rows);
-        for (protocol, metric) in [("TCP", "tcp-rtt-p50"), ("UDP", "udp-rtt-p50")] {
-            targets.extend(rows.round_trips(protocol, metric));
+        for (protocol, metric, overhead) in
+            [("TCP", "tcp-rtt-p50", "tcp-rtt-overhead"), ("UDP", "udp-rtt-p50", "udp-rtt-overhead")]
+        {
+            targets.extend(rows.round_trips(protocol, metric, overhead));
         }
         targets.extend(rows.rates());
     }
@@ -55,24 +57,19 @@ impl Figures<'_> {
         Some(self.get(topology, own, metric)? / self.get(topology, other, metric)?)
     }
 
-    fn overhead_ratio(&self, own: (&str, bool), other: (&str, bool), metric: &str) -> Option<f64> {
-        let wire = self.get(SAME, WIRE, metric)?;
-        Some((self.get(SAME, own, metric)? - wire) / (self.get(SAME, other, metric)? - wire))
-    }
-
-    fn round_trips(&self, protocol: &str, metric: &str) -> [Target; 5] {
+    fn round_trips(&self, protocol: &str, metric: &str, overhead: &str) -> [Target; 5] {
         [
             at_most(
                 format!("same node, {protocol} round trip: overhead over the wire ÷ the bridge's"),
                 0.20,
-                self.overhead_ratio(PODLANE, BRIDGE, metric),
+                self.ratio(SAME, PODLANE, BRIDGE, overhead),
             ),
             at_most(
                 format!(
                     "same node, {protocol} round trip: overhead over the wire ÷ host-gw's, netfilter on both"
                 ),
                 0.18,
-                self.overhead_ratio(PODLANE_RULES, HOST_GW_RULES, metric),
+                self.ratio(SAME, PODLANE_RULES, HOST_GW_RULES, overhead),
             ),
             at_most(
                 format!("across nodes, {protocol} round trip: pods ÷ hosts on the same wire"),
@@ -179,13 +176,13 @@ fn at_least(name: String, limit: f64, value: Option<f64>) -> Target {
 mod tests {
     use super::*;
 
-    fn row(contender: &str, netfilter: bool, topology: &str, median: f64) -> Row {
+    fn row(contender: &str, topology: &str, metric: &str, median: f64) -> Row {
         Row {
             contender: Some(contender.to_owned()),
-            netfilter: Some(netfilter),
+            netfilter: Some(false),
             topology: Some(topology.to_owned()),
             family: "ipv4".to_owned(),
-            metric: "tcp-rtt-p50".to_owned(),
+            metric: metric.to_owned(),
             median,
             ..Row::default()
         }
@@ -194,9 +191,10 @@ mod tests {
     #[test]
     fn overheads_are_compared_above_the_wire() {
         let rows = [
-            row("wire", false, SAME, 8.0),
-            row("bridge", false, SAME, 10.0),
-            row("podlane", false, SAME, 8.5),
+            row("bridge", SAME, "tcp-rtt-p50", 10.0),
+            row("podlane", SAME, "tcp-rtt-p50", 8.5),
+            row("bridge", SAME, "tcp-rtt-overhead", 2.0),
+            row("podlane", SAME, "tcp-rtt-overhead", 0.5),
         ];
         let first = &all(&rows, true)[0];
         assert_eq!((first.value, first.met), (Some(0.25), false));
