@@ -26,6 +26,8 @@ impl GivenFile {
 
     /// Lets the search go on where the last agent's was.
     pub fn read_into(&self, ipam: &mut Ipam) {
+        // An agent that was killed while it wrote leaves this behind, or, mostly, nothing.
+        let _ = std::fs::remove_file(self.temporary());
         let read = std::fs::read(&self.0).and_then(|text| {
             serde_json::from_slice::<BTreeMap<IpNetwork, IpAddr>>(&text).map_err(Into::into)
         });
@@ -44,7 +46,7 @@ impl GivenFile {
 
     /// Remembers where the search is.
     pub fn write(&self, given: &BTreeMap<IpNetwork, IpAddr>) {
-        let temporary = self.0.with_extension("tmp");
+        let temporary = self.temporary();
         let written = serde_json::to_vec(given)
             .map_err(io::Error::from)
             .and_then(|text| std::fs::write(&temporary, text))
@@ -52,6 +54,10 @@ impl GivenFile {
         if let Err(error) = written {
             tracing::warn!(%error, "{} cannot be written: addresses may come back early", self.0.display());
         }
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.0.with_extension("tmp")
     }
 }
 
@@ -77,10 +83,13 @@ mod tests {
         assert_eq!(take(&mut ipam, &node), "10.244.1.2 fd00:244:1::2");
         assert_eq!(take(&mut ipam, &node), "10.244.1.3 fd00:244:1::3");
         file.write(&ipam.given());
+        // As if the agent had been killed while it wrote again.
+        std::fs::write(file.temporary(), "{").unwrap();
 
         // The second pod went; the first one's record is found.
         let mut ipam = Ipam::default();
         file.read_into(&mut ipam);
+        assert!(!file.temporary().exists());
         ipam.claim("10.244.1.2".parse().unwrap());
         ipam.claim("fd00:244:1::2".parse().unwrap());
         assert_eq!(take(&mut ipam, &node), "10.244.1.4 fd00:244:1::4");
