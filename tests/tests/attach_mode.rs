@@ -65,6 +65,8 @@ fn a_program_attached_in_another_way_takes_the_place_of_the_old_one() -> anyhow:
     let node = lab.node(1);
     let [a, b] = node.ready_pods(["a", "b"])?;
     let [there] = lab.node(2).ready_pods(["there"])?;
+    // The nodes know each other's Ethernet addresses: a lost ARP request would take a second.
+    ensure!(failures(&ping::ping_pairs(&lab.pod_pairs(), || {})).is_empty());
     let before = programs(node)?;
     ensure!(before.len() > 4 && before.values().all(|times| *times == 1), "{before:?}");
     let mut pings = Vec::new();

@@ -30,6 +30,9 @@ pub struct Agent {
     process: Mutex<Option<Child>>,
 }
 
+/// The folder below the node's that is a tmpfs, as `/run` is on a machine.
+pub(super) const VOLATILE: &str = "volatile";
+
 impl Agent {
     pub(super) fn new(namespace: Namespace, podlane: PathBuf, node_dir: &Path) -> Self {
         Self {
@@ -43,7 +46,7 @@ impl Agent {
 
     /// Its run directory: socket and attachment records.
     pub fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
+        self.dir.join(VOLATILE).join("run")
     }
 
     /// Where it pins programs, links and maps; on a bpffs of the node's own.

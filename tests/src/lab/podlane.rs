@@ -4,6 +4,7 @@ use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use serde_norway::{Mapping, Value};
 
+use super::agent::VOLATILE;
 use super::cni::Plugin;
 use super::{Agent, Lab};
 use crate::Binaries;
@@ -17,13 +18,15 @@ pub(super) fn prepare(
     lab.write_cluster(&lab.cluster())?;
     let cluster_file = lab.cluster_file();
     for node in &mut lab.nodes {
-        let run_dir = node.dir().join("run");
+        let volatile = node.dir().join(VOLATILE);
+        let run_dir = volatile.join("run");
         let bpffs = node.dir().join("bpf");
-        for dir in [&run_dir, &bpffs] {
+        for (kind, dir) in [("tmpfs", &volatile), ("bpf", &bpffs)] {
             fs_err::create_dir_all(dir)?;
+            mount(Some(kind), dir, Some(kind), MsFlags::empty(), None::<&str>)
+                .map_err(|error| anyhow::anyhow!("mounting a {kind} on {}: {error}", dir.display()))?;
         }
-        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
-            .map_err(|error| anyhow::anyhow!("mounting a bpffs on {}: {error}", bpffs.display()))?;
+        fs_err::create_dir_all(&run_dir)?;
         let bpf_dir = bpffs.join("podlane");
 
         let text = |path: &std::path::Path| Value::from(path.to_string_lossy().into_owned());
