@@ -5,9 +5,9 @@
 
 mod address;
 mod batch;
-mod dump;
 mod encap;
 mod error;
+mod exchange;
 mod filter;
 mod link;
 pub mod namespace;

@@ -8,21 +8,14 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use anyhow::{Context as _, anyhow};
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage};
 use rtnetlink::packet_route::route::RouteType;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use super::exchange::{Answer, Exchange};
 use super::{Link, Route, address, neighbour, resolve};
-
-/// Netlink messages begin at multiples of this.
-const ALIGNMENT: usize = 4;
-/// One answer of the kernel's: a device with everything about it is the largest.
-const ANSWER: usize = 1 << 15;
 
 /// A veth pair to create: one end here, the other straight in a pod's namespace.
 #[derive(Debug)]
@@ -106,30 +99,12 @@ impl Order {
 
 /// A socket for orders, bound to the network namespace that the thread was in when it opened it.
 #[derive(Debug)]
-pub struct Orders {
-    socket: Socket,
-    sequence: u32,
-}
-
-/// What came back for one message.
-enum Answer {
-    /// Done, or refused.
-    Ended(io::Result<()>),
-    Message(Message),
-}
+pub struct Orders(Exchange);
 
 impl Orders {
     /// In the calling thread's network namespace.
     pub fn open() -> anyhow::Result<Self> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            // A refusal need not repeat the order.
-            socket.set_cap_ack(true)?;
-            socket.set_netlink_get_strict_chk(true)?;
-            Ok::<_, io::Error>(Self { socket, sequence: 0 })
-        };
-        open().context("opening a netlink socket")
+        Exchange::open().map(Self).context("opening a netlink socket")
     }
 
     /// Carries the orders out, one after the other. The error is the first one's that was refused; those behind it were
@@ -141,14 +116,15 @@ impl Orders {
         let messages = orders.iter().enumerate();
         let messages = messages.map(|(n, order)| (order.message.clone(), order.flags | acknowledge(n)));
         let mut refusal = None;
-        self.exchange(messages.collect(), |n, answer| {
-            if let (Some(order), Answer::Ended(Err(error))) = (orders.get(n), answer)
-                && refusal.is_none()
-            {
-                refusal = order.refused(error);
-            }
-        })
-        .context("speaking netlink")?;
+        self.0
+            .exchange(messages.collect(), |n, answer| {
+                if let (Some(order), Answer::Ended(Err(error))) = (orders.get(n), answer)
+                    && refusal.is_none()
+                {
+                    refusal = order.refused(error);
+                }
+            })
+            .context("speaking netlink")?;
         refusal.map_or(Ok(()), Err)
     }
 
@@ -173,12 +149,13 @@ impl Orders {
             (Message::GetLink(link_by_name(host_name)), 0),
         ];
         let (mut created, mut found) = (Ok(()), None);
-        self.exchange(messages, |n, answer| match (n, answer) {
-            (0, Answer::Ended(result)) => created = result,
-            (_, Answer::Message(Message::NewLink(link))) => found = Some(Link::from_message(&link)),
-            _ => {}
-        })
-        .context("speaking netlink")?;
+        self.0
+            .exchange(messages, |n, answer| match (n, answer) {
+                (0, Answer::Ended(result)) => created = result,
+                (_, Answer::Message(Message::NewLink(link))) => found = Some(Link::from_message(&link)),
+                _ => {}
+            })
+            .context("speaking netlink")?;
         created.with_context(|| format!("creating the veth pair {host_name} - {pod_name} (in the pod)"))?;
         found.ok_or_else(|| anyhow!("device {host_name} vanished right after it was created"))
     }
@@ -186,32 +163,34 @@ impl Orders {
     /// The link with this name, if there is one.
     pub fn link_by_name(&mut self, name: &str) -> anyhow::Result<Option<Link>> {
         let mut found = Ok(None);
-        self.exchange(vec![(Message::GetLink(link_by_name(name)), 0)], |_, answer| match answer {
-            Answer::Message(Message::NewLink(link)) => found = Ok(Some(Link::from_message(&link))),
-            Answer::Ended(Err(error)) if error.raw_os_error() != Some(Errno::ENODEV as i32) => {
-                found = Err(error);
-            }
-            _ => {}
-        })
-        .and(found)
-        .with_context(|| format!("looking for device {name}"))
+        self.0
+            .exchange(vec![(Message::GetLink(link_by_name(name)), 0)], |_, answer| match answer {
+                Answer::Message(Message::NewLink(link)) => found = Ok(Some(Link::from_message(&link))),
+                Answer::Ended(Err(error)) if error.raw_os_error() != Some(Errno::ENODEV as i32) => {
+                    found = Err(error);
+                }
+                _ => {}
+            })
+            .and(found)
+            .with_context(|| format!("looking for device {name}"))
     }
 
     /// Whether the kernel delivers packets for `address` in this namespace.
     pub fn is_local(&mut self, address: IpAddr) -> anyhow::Result<bool> {
         let mut local = Ok(false);
-        self.exchange(vec![(Message::GetRoute(resolve::question(address)), 0)], |_, answer| match answer {
-            Answer::Message(Message::NewRoute(route)) => {
-                local = Ok(route.header.kind == RouteType::Local);
-            }
-            // No route at all: not yet.
-            Answer::Ended(Err(error)) if error.raw_os_error() != Some(Errno::ENETUNREACH as i32) => {
-                local = Err(error);
-            }
-            _ => {}
-        })
-        .and(local)
-        .with_context(|| format!("asking the kernel whether {address} is its own"))
+        self.0
+            .exchange(vec![(Message::GetRoute(resolve::question(address)), 0)], |_, answer| match answer {
+                Answer::Message(Message::NewRoute(route)) => {
+                    local = Ok(route.header.kind == RouteType::Local);
+                }
+                // No route at all: not yet.
+                Answer::Ended(Err(error)) if error.raw_os_error() != Some(Errno::ENETUNREACH as i32) => {
+                    local = Err(error);
+                }
+                _ => {}
+            })
+            .and(local)
+            .with_context(|| format!("asking the kernel whether {address} is its own"))
     }
 
     /// Removes a device, and waits until its memory is free too: much longer than until it is gone. Fine when it is gone
@@ -220,70 +199,15 @@ impl Orders {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let mut result = Ok(());
-        self.exchange(vec![(Message::DelLink(message), NLM_F_ACK)], |_, answer| {
-            if let Answer::Ended(Err(error)) = answer
-                && error.raw_os_error() != Some(Errno::ENODEV as i32)
-            {
-                result = Err(error);
-            }
-        })
-        .and(result)
-    }
-
-    /// Sends messages together and hands on what comes back, with the number of the message that it is for, until the
-    /// last one has its answer.
-    fn exchange(
-        &mut self,
-        messages: Vec<(Message, u16)>,
-        mut take: impl FnMut(usize, Answer),
-    ) -> io::Result<()> {
-        let first = self.sequence.wrapping_add(1);
-        let mut request = Vec::new();
-        for (message, flags) in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut message = NetlinkMessage::from(message);
-            message.header.flags = NLM_F_REQUEST | flags;
-            message.header.sequence_number = self.sequence;
-            message.finalize();
-            let begin = request.len();
-            request.resize(begin + message.buffer_len().next_multiple_of(ALIGNMENT), 0);
-            message.serialize(request.get_mut(begin..).unwrap_or_default());
-        }
-        let mut send = || self.socket.send_to(&request, &SocketAddr::new(0, 0), 0);
-        uninterrupted(&mut send)?;
-        let mut ended = false;
-        while !ended {
-            let mut datagram = Vec::with_capacity(ANSWER);
-            uninterrupted(|| {
-                datagram.clear();
-                self.socket.recv(&mut datagram, 0)
-            })?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
-                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-                let number = message.header.sequence_number;
-                ended |= number == self.sequence;
-                let answer = match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => Answer::Ended(Err(error.to_io())),
-                    NetlinkPayload::Error(_) => Answer::Ended(Ok(())),
-                    NetlinkPayload::InnerMessage(message) => Answer::Message(message),
-                    _ => continue,
-                };
-                take(usize::try_from(number.wrapping_sub(first)).unwrap_or(usize::MAX), answer);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
+        self.0
+            .exchange(vec![(Message::DelLink(message), NLM_F_ACK)], |_, answer| {
+                if let Answer::Ended(Err(error)) = answer
+                    && error.raw_os_error() != Some(Errno::ENODEV as i32)
+                {
+                    result = Err(error);
+                }
+            })
+            .and(result)
     }
 }
 

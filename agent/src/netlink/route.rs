@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::NLM_F_DUMP;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteScope as KernelScope, RouteType, RouteVia,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::error::{to_io, tolerate};
+use super::exchange::{Answer, Exchange};
 use super::{Encap, Netlink};
 
 /// `rtm_protocol` of every route that Podlane owns.
@@ -224,17 +226,22 @@ impl Route {
 
 fn list() -> std::io::Result<Vec<Route>> {
     let mut routes = Vec::new();
+    let mut exchange = Exchange::open()?;
     let families = [AddressFamily::Inet, AddressFamily::Inet6];
     for (family, table) in families.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         filter.header.table = table;
         filter.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        match super::dump::routes(filter, |message| routes.extend(Route::from_message(message))) {
+        let mut result = Ok(());
+        exchange.exchange(vec![(Message::GetRoute(filter), NLM_F_DUMP)], |_, answer| match answer {
+            Answer::Message(Message::NewRoute(route)) => routes.extend(Route::from_message(&route)),
+            Answer::Message(_) => {}
             // Filtered to nothing: the table does not exist before its first route.
-            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
-            result => result?,
-        }
+            Answer::Ended(Err(error)) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+            Answer::Ended(ended) => result = ended,
+        })?;
+        result?;
     }
     Ok(routes)
 }
