@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::StatusSource;
-use crate::cni::{Error, code};
+use crate::cni::{Answer, Direct, Error, Work, code};
 use crate::pods::{AttachRequest, Key, PodManager, Record};
 
 #[derive(Clone)]
@@ -25,6 +25,7 @@ struct Agent {
 pub(super) fn router(manager: PodManager, status: Arc<dyn StatusSource>) -> Router {
     Router::new()
         .route("/v1/attachments", post(attach).get(list))
+        .route("/v1/cni", post(cni))
         .route("/v1/attachments/{container_id}/{if_name}", axum::routing::delete(detach))
         .route("/v1/attachments/{container_id}/{if_name}/check", get(check))
         .route("/v1/status", get(status_of))
@@ -70,6 +71,26 @@ async fn attach(State(agent): State<Agent>, body: Bytes) -> Result<(StatusCode, 
         Refusal(Error::new(code::DECODE, "the body is not an attachment request").details(error.to_string()))
     })?;
     agent.manager.attach(request).await.map(|record| (StatusCode::CREATED, Json(record))).map_err(Refusal)
+}
+
+/// A runtime's ADD or DEL as the plugin got it. The body of the answer is what the plugin prints, its status what it does:
+/// 200 succeed, 422 fail, everything else see for itself.
+async fn cni(State(agent): State<Agent>, body: Bytes) -> (StatusCode, String) {
+    let answer = match Direct::parse(&body) {
+        Err(answer) => answer,
+        Ok(direct) => match &direct.work {
+            Work::Attach(request) => {
+                let attached = agent.manager.attach(request.as_ref().clone()).await;
+                direct.answer(attached.as_ref().map(Some).map_err(Clone::clone))
+            }
+            Work::Detach(key) => direct.answer(agent.manager.detach(key.clone()).await.map(|()| None)),
+        },
+    };
+    match answer {
+        Answer::Done(text) => (StatusCode::OK, text),
+        Answer::Refused(text) => (StatusCode::UNPROCESSABLE_ENTITY, text),
+        Answer::Yourself => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+    }
 }
 
 /// A record, and what the cluster says of its pod.

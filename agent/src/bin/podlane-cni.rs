@@ -1,10 +1,12 @@
 //! The CNI plugin: asks the node's agent to attach, detach or check a pod. See `docs/cni.md`.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = podlane::cni::plugin::run(|name| std::env::var(name).ok(), std::io::stdin().lock());
+    // What came before this has read, where it could not do without this.
+    let stdin = podlane_cni_start::read_ahead().chain(std::io::stdin().lock());
+    let outcome = podlane::cni::plugin::run(|name| std::env::var(name).ok(), stdin);
     if let Some(error) = &outcome.error {
         // For the runtime's log; what it acts upon is on stdout.
         eprintln!("podlane-cni: {error}");

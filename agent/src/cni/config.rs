@@ -11,15 +11,15 @@ use super::error::{Error, code};
 use super::version::Version;
 use super::wishes::Wishes;
 use crate::api::DEFAULT_SOCKET;
-use crate::pods::Key;
+use crate::pods::{AttachRequest, Key};
 
 /// A checked configuration.
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) version: Version,
     pub(super) socket: PathBuf,
-    /// Passed through to results.
-    pub(super) dns: Option<Value>,
+    /// Passed through to results, unless others are wished.
+    dns: Option<Value>,
     /// The IPAM plugin; none for our own addresses.
     pub(super) ipam: Option<String>,
     /// What is wished for the pod.
@@ -84,6 +84,32 @@ impl Config {
             previous: given("prevResult"),
             valid_attachments,
         })
+    }
+
+    /// ADD makes the pod's interface.
+    pub(super) fn ensure_first(&self) -> Result<(), Error> {
+        if self.previous.is_none() {
+            return Ok(());
+        }
+        let msg = "prevResult is given: podlane-cni makes the pod's interface and must be the first plugin";
+        Err(Error::new(code::INVALID_CONFIG, msg))
+    }
+
+    /// What the agent is asked for: the environment's request, with what is wished there or here. Without an IPAM plugin
+    /// that includes the addresses.
+    pub(super) fn request(&self, (request, wishes): &(AttachRequest, Wishes)) -> AttachRequest {
+        let wishes = self.wishes.clone().or(wishes.clone());
+        let mut request = AttachRequest { mac: wishes.mac, ..request.clone() };
+        if self.ipam.is_none() {
+            request.wanted.addresses = wishes.addresses.unwrap_or_default();
+            request.wanted.ranges = wishes.ranges.unwrap_or_default();
+        }
+        request
+    }
+
+    /// The DNS settings for the result.
+    pub(super) fn dns(&self) -> Option<&Value> {
+        self.wishes.dns.as_ref().or(self.dns.as_ref())
     }
 
     /// The addresses of the previous result.

@@ -2,6 +2,7 @@
 
 mod config;
 mod delegate;
+mod direct;
 mod environment;
 pub mod error;
 pub mod identifiers;
@@ -13,5 +14,6 @@ mod tests;
 mod version;
 mod wishes;
 
+pub use direct::{Answer, Direct, Work};
 pub use error::{Error, code};
 pub use install::Installation;

@@ -14,7 +14,6 @@ use super::environment::Command;
 use super::error::{Error, code};
 use super::result;
 use super::version::Version;
-use super::wishes::Wishes;
 use crate::api::client::{Client, Health};
 use crate::pods::{AttachRequest, Key, PendingDeletes, Record};
 
@@ -49,12 +48,7 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> O
             if error.code == code::AGENT_ABSENT {
                 error.code = code::TRY_AGAIN_LATER;
             }
-            let version = Config::version_of(&text).unwrap_or(Version::FALLBACK);
-            let mut body = json!({ "cniVersion": version.as_str(), "code": error.code, "msg": error.msg });
-            if !error.details.is_empty() {
-                body["details"] = error.details.clone().into();
-            }
-            Outcome { stdout: body.to_string(), error: Some(error) }
+            Outcome { stdout: result::failure(&error, &text).to_string(), error: Some(error) }
         }
     }
 }
@@ -80,16 +74,13 @@ fn ask_agent(command: &Command, config: &Config, ipam: Option<&Delegate>) -> Res
     let agent = Client::new(&config.socket);
     match command {
         Command::Add(add) => {
-            let (request, wishes) = add.as_ref();
-            if config.previous.is_some() {
-                let msg =
-                    "prevResult is given: podlane-cni makes the pod's interface and must be the first plugin";
-                return Err(Error::new(code::INVALID_CONFIG, msg));
-            }
-            let wishes = config.wishes.clone().or(wishes.clone());
-            let (record, dns) = attach(&agent, request.clone(), wishes, ipam)?;
-            let dns = config.wishes.dns.as_ref().or(config.dns.as_ref()).or(dns.as_ref());
-            return Ok(Some(result::add(&record, config.version, dns)));
+            config.ensure_first()?;
+            let request = config.request(add);
+            let (record, dns) = match ipam {
+                None => (agent.attach(&request)?, None),
+                Some(ipam) => attach(&agent, request, ipam)?,
+            };
+            return Ok(Some(result::add(&record, config.version, config.dns().or(dns.as_ref()))));
         }
         Command::Del(key) => {
             detach(&agent, &config.socket, key)?;
@@ -132,19 +123,12 @@ fn pass(ipam: Option<&Delegate>, command: &str) -> Result<(), Error> {
     ipam.map_or(Ok(()), |ipam| ipam.pass(command))
 }
 
-/// ADD, with addresses from the IPAM plugin if there is one. Also returns the DNS settings that it gave.
+/// ADD, with addresses from the IPAM plugin. Also returns the DNS settings that it gave.
 fn attach(
     agent: &Client,
     mut request: AttachRequest,
-    wishes: Wishes,
-    ipam: Option<&Delegate>,
+    ipam: &Delegate,
 ) -> Result<(Record, Option<Value>), Error> {
-    request.mac = wishes.mac;
-    let Some(ipam) = ipam else {
-        request.wanted.addresses = wishes.addresses.unwrap_or_default();
-        request.wanted.ranges = wishes.ranges.unwrap_or_default();
-        return Ok((agent.attach(&request)?, None));
-    };
     // An attachment that is there already has its addresses: the agent decides, and the plugin is not asked again.
     match agent.check(&request.key()) {
         Err(Error { code: code::UNKNOWN_CONTAINER, .. }) => {}

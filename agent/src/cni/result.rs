@@ -1,8 +1,10 @@
-//! What ADD answers, in the words of the version that the runtime speaks.
+//! What a runtime is answered, in the words of the version that it speaks.
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
+use super::config::Config;
+use super::error::Error;
 use super::version::Version;
 use crate::pods::Record;
 
@@ -40,6 +42,16 @@ pub(super) fn add(record: &Record, version: Version, dns: Option<&Value>) -> Val
         result["dns"] = dns.clone();
     }
     result
+}
+
+/// What a runtime is told of an error, in the version of its network configuration if that can be read.
+pub(super) fn failure(error: &Error, config: &str) -> Value {
+    let version = Config::version_of(config).unwrap_or(Version::FALLBACK);
+    let mut body = json!({ "cniVersion": version.as_str(), "code": error.code, "msg": error.msg });
+    if !error.details.is_empty() {
+        body["details"] = error.details.clone().into();
+    }
+    body
 }
 
 #[cfg(test)]
