@@ -17,6 +17,10 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use super::exchange::{Answer, Exchange};
 use super::{Link, Route, address, neighbour, resolve};
 
+/// A veth uses one queue unless told otherwise later, but is made with one for each CPU; taking the others back costs two
+/// grace periods (`netif_set_real_num_tx_queues`).
+const QUEUES: u32 = 1;
+
 /// A veth pair to create: one end here, the other straight in a pod's namespace.
 #[derive(Debug)]
 pub struct VethSpec<'a> {
@@ -138,11 +142,15 @@ impl Orders {
             .address(spec.pod_mac.to_vec())
             .mtu(spec.mtu)
             .setns_by_fd(spec.pod_netns.as_raw_fd())
+            .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+            .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
             .build();
         let pair = LinkMessageBuilder::<LinkVeth>::new(host_name, pod_name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(spec.host_mac.to_vec())
             .mtu(spec.mtu)
+            .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+            .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
             .build();
         let messages = vec![
             (Message::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL),
