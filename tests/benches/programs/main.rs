@@ -1,7 +1,7 @@
 //! What each program costs: nanoseconds per packet on each of its paths, by `BPF_PROG_TEST_RUN`.
 //!
 //! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
-//! error. With `--quick`, fewer rounds. With `forward`, see [`forward`], it prints one number.
+//! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number.
 
 mod forward;
 mod measure;
@@ -15,9 +15,9 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use podlane_tests::bench::Programs;
 
-use crate::measure::Effort;
+use crate::measure::{Effort, Measured};
 use crate::node::Node;
-use crate::path::{Load, PATHS};
+use crate::path::Load;
 
 /// From the least to the most that a node may have to do: flows, local pods, peer nodes.
 const LOADS: [Load; 4] = [
@@ -41,16 +41,19 @@ fn main() -> Result<()> {
         unshare(CloneFlags::CLONE_NEWNET)
             .context("the benches need root, for a network namespace and BPF")?;
         stay_on_one_cpu()?;
-        let mut programs = Programs::default();
-        for load in LOADS {
-            eprintln!("{} flows, {} local pods, {} peer nodes", load.flows, load.pods, load.nodes);
-            let mut node = Node::new(load)?;
-            if programs.sizes.is_empty() {
-                programs.sizes = node.sizes()?;
+        let mut sizes = Vec::new();
+        let mut measured = LOADS.map(Measured::new);
+        for turn in 1..=effort.loads {
+            eprintln!("   loaded {turn} of {} times", effort.loads);
+            for (load, measured) in LOADS.into_iter().zip(&mut measured) {
+                let mut node = Node::new(load)?;
+                if sizes.is_empty() {
+                    sizes = node.sizes()?;
+                }
+                measured.add(&mut node, effort)?;
             }
-            programs.rows.extend(measure::all(&mut node, &PATHS, load, effort)?);
         }
-        Ok(programs)
+        Ok(Programs { sizes, rows: measured.iter().flat_map(Measured::rows).collect() })
     });
     let programs = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     println!("{}", serde_json::to_string(&programs)?);

@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use podlane_tests::bench::{Row, Samples};
 
 use crate::node::Node;
-use crate::path::{Load, Path};
+use crate::path::{Load, PATHS, Path};
 
 /// The program whose cost is the loop's and the restoring program's own.
 const EMPTY: &str = "floor_return";
@@ -20,51 +20,76 @@ const UNSPEC: i32 = -1;
 /// How long to measure.
 #[derive(Clone, Copy)]
 pub struct Effort {
+    /// How often the programs are loaded: each time they get another place in memory.
+    pub loads: usize,
     rounds: usize,
     packets: u32,
 }
 
 impl Effort {
-    pub const QUICK: Self = Self { rounds: 9, packets: 65_536 };
-    pub const FULL: Self = Self { rounds: 31, packets: 131_072 };
+    pub const QUICK: Self = Self { loads: 5, rounds: 5, packets: 65_536 };
+    pub const FULL: Self = Self { loads: 9, rounds: 9, packets: 131_072 };
 }
 
-/// Every path under one load, in turns: what else the machine does hits all of them.
-pub fn all(node: &mut Node, paths: &[Path], load: Load, effort: Effort) -> Result<Vec<Row>> {
-    let mut over = vec![Samples::default(); paths.len()];
-    let mut whole = vec![Samples::default(); paths.len()];
-    for round in 0..=effort.rounds {
-        for (index, path) in paths.iter().enumerate() {
-            let before = run(node, path, EMPTY, load, effort.packets)?;
-            let time = run(node, path, path.program, load, effort.packets)?;
-            let after = run(node, path, EMPTY, load, effort.packets)?;
-            // The first round warms caches and branch predictors up.
-            if round > 0 {
-                whole[index].0.push(time);
-                over[index].0.push(time - f64::midpoint(before, after));
+/// What was measured of one path.
+#[derive(Default, Clone)]
+struct Taken {
+    over_empty: Samples,
+    with_restoring: Samples,
+}
+
+/// Every path under one load.
+pub struct Measured {
+    load: Load,
+    paths: Vec<Taken>,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub fn new(load: Load) -> Self {
+        Self { load, paths: vec![Taken::default(); PATHS.len()] }
+    }
+
+    /// Measures on a node with that load, the paths in turns: what else the machine does hits all of them.
+    pub fn add(&mut self, node: &mut Node, effort: Effort) -> Result<()> {
+        for round in 0..=effort.rounds {
+            for (path, taken) in PATHS.iter().zip(&mut self.paths) {
+                let before = run(node, path, EMPTY, self.load, effort.packets)?;
+                let time = run(node, path, path.program, self.load, effort.packets)?;
+                let after = run(node, path, EMPTY, self.load, effort.packets)?;
+                // The first round warms caches and branch predictors up.
+                if round > 0 {
+                    taken.with_restoring.0.push(time);
+                    taken.over_empty.0.push(time - f64::midpoint(before, after));
+                }
             }
         }
+        Ok(())
     }
-    let row = |path: &Path, metric: &str, samples: &Samples| {
-        samples.row(Row {
-            bench: "programs".to_owned(),
-            program: Some(path.program.to_owned()),
-            path: Some(path.name.to_owned()),
-            flows: Some(load.flows),
-            pods: Some(load.pods),
-            nodes: Some(load.nodes),
-            family: if path.ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
-            metric: metric.to_owned(),
-            unit: "ns".to_owned(),
-            ..Row::default()
-        })
-    };
-    let mut rows = Vec::new();
-    for (path, (over, whole)) in paths.iter().zip(over.iter().zip(&whole)) {
-        rows.push(row(path, "over-empty-program", over));
-        rows.push(row(path, "with-restoring", whole));
+
+    /// Its rows.
+    pub fn rows(&self) -> Vec<Row> {
+        let rows = PATHS.iter().zip(&self.paths).map(|(path, taken)| {
+            let row = |metric, samples| row(self.load, path, metric, samples);
+            [row("over-empty-program", &taken.over_empty), row("with-restoring", &taken.with_restoring)]
+        });
+        rows.flatten().collect()
     }
-    Ok(rows)
+}
+
+fn row(load: Load, path: &Path, metric: &str, samples: &Samples) -> Row {
+    samples.row(Row {
+        bench: "programs".to_owned(),
+        program: Some(path.program.to_owned()),
+        path: Some(path.name.to_owned()),
+        flows: Some(load.flows),
+        pods: Some(load.pods),
+        nodes: Some(load.nodes),
+        family: if path.ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
+        metric: metric.to_owned(),
+        unit: "ns".to_owned(),
+        ..Row::default()
+    })
 }
 
 /// Nanoseconds per packet, of this thread's own time: what others do on the CPU meanwhile does not count.

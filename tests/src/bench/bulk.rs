@@ -23,6 +23,10 @@ pub struct Transfer {
     pub softirq_seconds_per_gb: f64,
 }
 
+/// How much each of several streams may have under way: with more, what all have together does not stay in a CPU's cache,
+/// or does by chance, which makes a difference of half.
+const WINDOW: &str = "128K";
+
 /// Longer than any network here takes for a sample.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Both ends share a CPU: on two, the scheduler now and then puts them on one, which changes the throughput by half.
 ///
-/// By CUBIC, as most nodes do, where the kernel has it: a machine whose default is BBR paces its packets by timers, and
-/// then the timers are measured.
+/// By CUBIC, as most nodes do, where the kernel has it. The ends must not have begun with one that paces, see
+/// [`Contender`](crate::contender::Contender): iperf3 (3.12) chooses when the connection is there already.
 ///
 /// # Errors
 /// Where iperf3 fails.
@@ -48,6 +52,7 @@ pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, bytes: u64) -> Result<Tra
             // The client's CPU, and the server's for this test.
             .args(["--affinity", &format!("{cpu},{cpu}")])
             .args(if has_cubic() { &["--congestion", "cubic"][..] } else { &[] })
+            .args(if streams > 1 { &["--window", WINDOW][..] } else { &[] })
             .timeout(PATIENCE)
             .read()?;
         Ok((report, Cpu::now()?.since(before)))

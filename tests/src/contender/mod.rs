@@ -183,8 +183,19 @@ impl Contender {
             across_nodes: Pair { client: across_client, server: far },
             lab,
         };
+        built.leave_pacing()?;
         built.wait_reachable()?;
         Ok(built)
+    }
+
+    /// A machine whose default is BBR paces every connection that begins with it, by a timer for each packet, also after
+    /// another congestion control was chosen (`sk_pacing_status` stays): the timers would be measured. Reno is what every
+    /// kernel has and every namespace may use.
+    fn leave_pacing(&self) -> Result<()> {
+        let ends = [&self.same_node, &self.across_nodes].map(|pair| [&pair.client, &pair.server]);
+        ends.into_iter()
+            .flatten()
+            .try_for_each(|end| end.namespace.sysctl("net/ipv4/tcp_congestion_control", "reno"))
     }
 
     /// The plugins of containernetworking answer before their gateways' IPv6 addresses are usable.

@@ -20,27 +20,23 @@ pub(super) fn apply(last: &Cluster, entries: &[Entry]) -> Option<Cluster> {
     let mut newcomers: Vec<&Arc<Node>> = Vec::new();
     for entry in entries {
         let node = entry.node.as_ref().ok()?;
-        let Some((old, place)) =
-            last.place(&node.name).ok().and_then(|at| Some((last.nodes.get(at)?, nodes.get_mut(at)?)))
-        else {
-            newcomers.push(node);
-            changed.push(node);
-            if changed.len() > FEW {
-                return None;
+        let known =
+            last.place(&node.name).ok().and_then(|at| Some((last.nodes.get(at)?, nodes.get_mut(at)?)));
+        match known {
+            None => {
+                newcomers.push(node);
+                changed.push(node);
             }
-            continue;
-        };
-        if place.is_some() {
-            return None;
+            // Listed twice.
+            Some((_, Some(_))) => return None,
+            Some((old, place)) if old == node => *place = Some(old),
+            Some((_, place)) => {
+                *place = Some(node);
+                changed.push(node);
+            }
         }
-        if old == node {
-            *place = Some(old);
-        } else {
-            *place = Some(node);
-            changed.push(node);
-            if changed.len() > FEW {
-                return None;
-            }
+        if changed.len() > FEW {
+            return None;
         }
     }
     let listed = || nodes.iter().copied().flatten().chain(newcomers.iter().copied());
