@@ -3,8 +3,8 @@
 //! nothing had been.
 //!
 //! Starting glibc takes longer than all the rest of the plugin on a virtual machine: it asks the CPU for its features and
-//! caches some hundred times (`init_cpu_features`, `dl_init_cacheinfo`), and a hypervisor answers each `CPUID` itself
-//! (several microseconds). So the executable's entry point is [`podlane_cni_start`], where it is linked statically; it
+//! caches again and again (`init_cpu_features`, `dl_init_cacheinfo`), and a hypervisor answers each `CPUID` itself (several
+//! microseconds). So the executable's entry point is [`podlane_cni_start`], where it is linked statically; it
 //! goes on to the C library's `_start` unless the agent has done the work.
 //!
 //! Nothing of the C library works yet: no allocation, no thread-local storage, no panic, and not even `memcpy`, which is

@@ -1,6 +1,7 @@
 //! The contenders take turns: whatever else the machine does hits all of them.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -126,13 +127,18 @@ impl Turns<'_> {
     }
 
     /// A program's place in memory can cost a twentieth of a round trip, and the kernel gives those that are loaded in
-    /// the same order the same places. Begins with another contender each time.
-    fn reload_programs(&mut self) -> Result<()> {
-        for index in self.order() {
-            let contender = &self.contenders[index];
-            contender.reload_programs().with_context(|| format!("restarting {}", contender.label()))?;
-        }
-        Ok(())
+    /// the same order the same places. All at once: quicker, and in whatever order comes of it.
+    fn reload_programs(&self) -> Result<()> {
+        let reload = |contender: &Contender| {
+            contender.reload_programs().with_context(|| format!("restarting {}", contender.label()))
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                self.contenders.iter().map(|contender| scope.spawn(move || reload(contender))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 
     fn set_wire_gro(&self, on: bool) -> Result<()> {
