@@ -15,6 +15,9 @@ use super::plan::Plan;
 use super::programs::{self, Way};
 use crate::progress::seconds;
 
+/// What a bulk transfer carries.
+const BULK_BYTES: u64 = 400_000_000;
+
 /// What was measured, and between whom.
 pub(super) struct Measured {
     pub(super) contenders: Vec<Proof>,
@@ -222,7 +225,7 @@ impl Turns<'_> {
         ] {
             self.round += 1;
             let work = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
-                let transfer = bulk::transfer(pair, ipv6, streams, plan.bulk_bytes)?;
+                let transfer = bulk::transfer(pair, ipv6, streams, BULK_BYTES)?;
                 take(names[0], transfer.gbit_per_second);
                 take(names[1], transfer.cpu_seconds_per_gb);
                 take(names[2], transfer.softirq_seconds_per_gb);

@@ -23,8 +23,6 @@ pub(super) struct Plan {
     pub(super) frames: u32,
     /// Samples of bulk transfers, in each of these labs.
     pub(super) bulk_rounds: usize,
-    /// How many bytes each of them carries.
-    pub(super) bulk_bytes: u64,
     /// Whether everybody takes part in them, or only those whom a target names.
     pub(super) all_in_bulk: bool,
     /// How often 110 pods are attached and detached one by one, and all at once.
@@ -45,7 +43,6 @@ impl Plan {
         packets: Duration::from_millis(50),
         frames: 64 * 2000,
         bulk_rounds: 7,
-        bulk_bytes: 400_000_000,
         all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
@@ -53,15 +50,14 @@ impl Plan {
     pub(super) const FULL: Self = Self {
         quick: false,
         labs: 2,
-        places: 12,
+        places: 8,
         rounds: 1,
         latencies: 4,
         round_trips: 2000,
         connections: 1000,
         packets: Duration::from_millis(100),
         frames: 64 * 4000,
-        bulk_rounds: 7,
-        bulk_bytes: 800_000_000,
+        bulk_rounds: 5,
         all_in_bulk: true,
         attach_rounds: 5,
         all_with_ipv6: true,
