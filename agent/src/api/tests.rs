@@ -102,6 +102,43 @@ fn the_api_attaches_lists_checks_and_detaches() {
     });
 }
 
+#[test]
+fn a_runtimes_call_is_answered_in_its_own_words() {
+    in_own_namespace(|| async {
+        let agent = TestAgent::start().await;
+        let path = agent.socket();
+        let pod: OwnedFd = new_namespace();
+        let netns = path_of(&pod).to_str().unwrap().to_owned();
+        let call = |command: &str, config: &str| {
+            let body = format!(
+                "CNI_COMMAND={command}\0CNI_CONTAINERID=a1\0CNI_NETNS={netns}\0CNI_IFNAME=eth0\0\0{config}"
+            );
+            let length = body.len();
+            format!(
+                "POST /v1/cni HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let plain = r#"{"cniVersion":"1.0.0","name":"podlane"}"#;
+        let answered = async |command: &str, config: &str, status: &str, what: &str| {
+            let answer = raw(&path, &call(command, config)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(what), "{answer}");
+        };
+        // Before the restore: the plugin has its own patience.
+        answered("ADD", plain, "503", "content-length: 0").await;
+        agent.manager.restore().await.unwrap();
+        answered("ADD", plain, "200", r#""address":"10.244.1.2/32""#).await;
+        answered("ADD", plain, "200", r#""address":"10.244.1.2/32""#).await;
+        answered("CHECK", plain, "503", "content-length: 0").await;
+        let delegated = plain.replace("\"name\"", "\"ipam\":{\"type\":\"host-local\"},\"name\"");
+        answered("ADD", &delegated, "503", "content-length: 0").await;
+        answered("ADD", &plain.replace("podlane", "?"), "422", r#""cniVersion":"1.0.0","code":7"#).await;
+        answered("DEL", plain, "200", "content-length: 0").await;
+        answered("DEL", plain, "200", "content-length: 0").await;
+        assert!(agent.manager.is_empty());
+        agent.stop().await;
+    });
+}
+
 #[tokio::test]
 async fn a_stale_socket_is_replaced_a_served_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
