@@ -134,7 +134,7 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> anyhow::Result<Seen> {
                         slowest = slowest.max(begin.elapsed().saturating_sub(asked));
                         count += 1;
                     }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) if is_nothing(&error) => {}
                     Err(error) => return Err(error).context("receiving"),
                 }
             }
@@ -161,13 +161,18 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> anyhow::Result<Seen> {
     })
 }
 
+/// Nothing came in time; or the process was stopped meanwhile and continued (`signal(7)`), as a virtual machine's may be.
+fn is_nothing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted)
+}
+
 fn echo(socket: &UdpSocket, over: &AtomicBool) -> anyhow::Result<()> {
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     let mut buffer = [0; 8];
     while !over.load(Ordering::Relaxed) {
         match socket.recv_from(&mut buffer) {
             Ok((length, from)) => drop(socket.send_to(&buffer[..length], from).context("echoing")?),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if is_nothing(&error) => {}
             Err(error) => return Err(error).context("the echoing end"),
         }
     }
