@@ -61,6 +61,7 @@ pub(crate) const TOOLS: [Tool; 18] = [
         why: "shows and changes what is in it, as an operator does",
     },
     Tool { command: "/lib/systemd/systemd", package: "systemd", why: "runs the agent as a service" },
+    Tool { command: "faketime", package: "faketime", why: "lets an agent's clock jump" },
     Tool { command: "openssl", package: "openssl", why: "makes certificates for it" },
 ];
 
