@@ -23,7 +23,7 @@ pub(crate) const BUILD_TOOLS: [Tool; 2] = [
 ];
 
 /// The tools of the lab, the tests and the demo.
-pub(crate) const TOOLS: [Tool; 18] = [
+pub(crate) const TOOLS: [Tool; 19] = [
     Tool { command: "ip", package: "iproute2", why: "builds the lab's nodes and the classic network" },
     Tool { command: "ping", package: "iputils-ping", why: "checks that pods reach each other" },
     Tool { command: "bpftool", package: "bpftool", why: "shows maps and programs as an operator sees them" },
