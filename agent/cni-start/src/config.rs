@@ -2,8 +2,8 @@
 
 use crate::text::same;
 
-/// Where the agent listens unless a configuration says otherwise: `podlane::api::DEFAULT_SOCKET`.
-const DEFAULT_SOCKET: &[u8] = b"/run/podlane/agent.sock";
+/// Where the agent's socket is unless a configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/podlane/agent.sock";
 
 /// The agent's socket. None where the configuration has an IPAM plugin, which must be called from here, where it has an
 /// escape anywhere, or where it is no JSON object as far as that is looked at.
@@ -28,7 +28,7 @@ pub(crate) fn socket(config: &[u8]) -> Option<&[u8]> {
         }
         last = token;
     }
-    let socket = socket.unwrap_or(DEFAULT_SOCKET);
+    let socket = socket.unwrap_or(DEFAULT_SOCKET.as_bytes());
     (socket.first() == Some(&b'/')).then_some(socket)
 }
 

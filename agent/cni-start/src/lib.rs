@@ -22,6 +22,7 @@ mod request;
 mod system;
 mod text;
 
+pub use config::DEFAULT_SOCKET;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use entry::{podlane_cni_start, read_ahead};
 

@@ -22,12 +22,11 @@ use futures_util::future::BoxFuture;
 
 use crate::pods::{PodManager, Record};
 
+pub use podlane_cni_start::DEFAULT_SOCKET;
 pub use socket::{Socket, bind};
 
 /// The file name of the socket in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
-/// Where the socket is unless a configuration says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/podlane/agent.sock";
 
 /// What the daemon knows of itself.
 pub trait StatusSource: Send + Sync {

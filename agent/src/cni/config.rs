@@ -31,10 +31,13 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// The version alone, where the text has one: for the error about the rest.
-    pub(super) fn version_of(text: &str) -> Option<Version> {
-        let value: Value = serde_json::from_str(text).ok()?;
-        Version::parse(value.get("cniVersion")?.as_str()?).ok()
+    /// The version alone, for the error about the rest; where the text has none, one that every runtime knows.
+    pub(super) fn version_or_fallback(text: &str) -> Version {
+        let version = || {
+            let value: Value = serde_json::from_str(text).ok()?;
+            Version::parse(value.get("cniVersion")?.as_str()?).ok()
+        };
+        version().unwrap_or(Version::FALLBACK)
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, Error> {

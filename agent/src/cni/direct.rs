@@ -19,7 +19,6 @@ pub struct Direct {
     pub work: Work,
     version: Version,
     dns: Option<Value>,
-    config: String,
 }
 
 /// What to do.
@@ -67,12 +66,12 @@ impl Direct {
                 _ => return Ok(None),
             };
             let dns = parsed.dns().cloned();
-            Ok(Some(Self { work, version: parsed.version, dns, config: config.to_owned() }))
+            Ok(Some(Self { work, version: parsed.version, dns }))
         };
         match read() {
             Ok(Some(direct)) => Ok(direct),
             Ok(None) => Err(Answer::Yourself),
-            Err(error) => Err(refused(&error, config)),
+            Err(error) => Err(refused(&error, Config::version_or_fallback(config))),
         }
     }
 
@@ -83,22 +82,21 @@ impl Direct {
                 Answer::Done(result::add(record, self.version, self.dns.as_ref()).to_string())
             }
             Ok(None) => Answer::Done(String::new()),
-            Err(error) => refused(&error, &self.config),
+            Err(error) => refused(&error, self.version),
         }
     }
 }
 
 /// The environment and the network configuration.
 fn split(body: &[u8]) -> Option<(&str, &str)> {
-    let (environment, config) = str::from_utf8(body).ok()?.split_once("\0\0")?;
-    Some((environment, config))
+    str::from_utf8(body).ok()?.split_once("\0\0")
 }
 
-fn refused(error: &Error, config: &str) -> Answer {
+fn refused(error: &Error, version: Version) -> Answer {
     match error.code {
         // DEL has its own way with an agent that is starting.
         code::TRY_AGAIN_LATER => Answer::Yourself,
-        _ => Answer::Refused(result::failure(error, config).to_string()),
+        _ => Answer::Refused(result::failure(error, version).to_string()),
     }
 }
 

@@ -48,7 +48,10 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> O
             if error.code == code::AGENT_ABSENT {
                 error.code = code::TRY_AGAIN_LATER;
             }
-            Outcome { stdout: result::failure(&error, &text).to_string(), error: Some(error) }
+            Outcome {
+                stdout: result::failure(&error, Config::version_or_fallback(&text)).to_string(),
+                error: Some(error),
+            }
         }
     }
 }
@@ -60,7 +63,7 @@ fn execute(
 ) -> Result<Option<Value>, Error> {
     if *command == Command::Version {
         // Answers whatever the runtime speaks, without an agent.
-        let version = Config::version_of(text).unwrap_or(Version::FALLBACK);
+        let version = Config::version_or_fallback(text);
         let supported: Vec<_> = Version::ALL.iter().map(|version| version.as_str()).collect();
         return Ok(Some(json!({ "cniVersion": version.as_str(), "supportedVersions": supported })));
     }

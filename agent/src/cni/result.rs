@@ -3,7 +3,6 @@
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::config::Config;
 use super::error::Error;
 use super::version::Version;
 use crate::pods::Record;
@@ -44,9 +43,8 @@ pub(super) fn add(record: &Record, version: Version, dns: Option<&Value>) -> Val
     result
 }
 
-/// What a runtime is told of an error, in the version of its network configuration if that can be read.
-pub(super) fn failure(error: &Error, config: &str) -> Value {
-    let version = Config::version_of(config).unwrap_or(Version::FALLBACK);
+/// What a runtime is told of an error.
+pub(super) fn failure(error: &Error, version: Version) -> Value {
     let mut body = json!({ "cniVersion": version.as_str(), "code": error.code, "msg": error.msg });
     if !error.details.is_empty() {
         body["details"] = error.details.clone().into();

@@ -70,15 +70,12 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
         built = build(binaries)?;
         eprintln!("   labs {lab} of {}: all stand ({})", plan.labs, seconds(begun.elapsed()));
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
-        for place in 0..plan.places {
-            if place > 0 {
+        for round in 1..=plan.rounds {
+            if round > 1 {
                 turns.reload_programs()?;
             }
-            for round in 1..=plan.rounds {
-                turns.latencies_and_packets()?;
-                let done = place * plan.rounds + round;
-                progress("round trips, packets, connections", done, plan.places * plan.rounds, begun);
-            }
+            turns.latencies_and_packets()?;
+            progress("round trips, packets, connections", round, plan.rounds, begun);
         }
         turns.set_wire_gro(true)?;
         for round in 1..=plan.bulk_rounds {

@@ -7,9 +7,8 @@ pub(super) struct Plan {
     pub(super) quick: bool,
     /// How often everything is built anew.
     pub(super) labs: usize,
-    /// How often Podlane's programs get another place in memory, in each of these labs.
-    pub(super) places: usize,
-    /// Samples of each figure but bulk transfers, at each of these places.
+    /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
+    /// memory.
     pub(super) rounds: usize,
     /// Samples of round trips and packets of 64 bytes in each of these rounds.
     pub(super) latencies: usize,
@@ -35,8 +34,7 @@ impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
         labs: 1,
-        places: 9,
-        rounds: 1,
+        rounds: 9,
         latencies: 4,
         round_trips: 1000,
         connections: 400,
@@ -50,8 +48,7 @@ impl Plan {
     pub(super) const FULL: Self = Self {
         quick: false,
         labs: 2,
-        places: 8,
-        rounds: 1,
+        rounds: 8,
         latencies: 4,
         round_trips: 2000,
         connections: 1000,
