@@ -36,6 +36,30 @@ pub struct Scenario {
     pub destination: Series,
 }
 
-plain_old_data!(Series, Scenario);
+/// Where the program `floor_forward` sends what is for an address. It finds the entry by the address's last bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct FloorHop {
+    /// The IPv4 address, in host byte order; others with the same last bits are left to the kernel.
+    pub address: u32,
+    /// The host-side interface of a local pod; the uplink for a pod of another node.
+    pub ifindex: u32,
+    /// Both MAC addresses of the frame, as they stand in it, for a pod of another node; zero for a local one.
+    pub macs: [u32; 3],
+}
+
+impl FloorHop {
+    /// How many entries there are: places for the addresses of four pod CIDRs of 256.
+    pub const PLACES: u32 = 1024;
+
+    /// The place of an address, in host byte order.
+    #[must_use]
+    pub const fn place(address: u32) -> u32 {
+        address & (Self::PLACES - 1)
+    }
+}
+
+plain_old_data!(Series, Scenario, FloorHop);
 
 const _: () = assert!(size_of::<Scenario>() == 80);

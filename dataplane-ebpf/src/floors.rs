@@ -18,13 +18,15 @@ use aya_ebpf::{
         bpf_redir_neigh__bindgen_ty_1, xdp_action,
     },
     btf_maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray},
-    helpers::{bpf_fib_lookup as fib_lookup, bpf_redirect_map, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{
+        bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_map, bpf_redirect_neigh, bpf_redirect_peer,
+    },
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use dataplane_common::{
     Ip4, PodEntry,
-    bench::{Scenario, Series},
+    bench::{FloorHop, Scenario, Series},
 };
 
 /// The packets to give the target.
@@ -97,6 +99,42 @@ fn floor_fib(ctx: TcContext) -> i32 {
     // SAFETY: as above.
     unsafe {
         bpf_redirect_neigh(lookup.ifindex, &raw mut parameters, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    }
+}
+
+/// Where [`floor_forward`] sends packets to.
+#[btf_map]
+static floor_hops: Array<FloorHop, { FloorHop::PLACES as usize }> = Array::new();
+
+/// The least that a program can do between pods: one look at the destination, one entry of an array, one redirect. No
+/// pod network could do with it: packets keep their TTL, any size and any source pass, and nothing is counted.
+#[classifier]
+fn floor_forward(ctx: TcContext) -> i32 {
+    let start = ctx.data();
+    if start + 34 > ctx.data_end() {
+        return TC_ACT_UNSPEC;
+    }
+    let packet = start as *mut u8;
+    // SAFETY: within the packet, see above; the verifier takes IP headers for aligned.
+    let (kind, destination) = unsafe { (packet.add(12).cast::<u16>().read(), packet.add(30).cast::<u32>().read()) };
+    if kind != 0x0800_u16.to_be() {
+        return TC_ACT_UNSPEC;
+    }
+    let destination = u32::from_be(destination);
+    let Some(hop) = floor_hops.get(FloorHop::place(destination)) else { return TC_ACT_UNSPEC };
+    if hop.address != destination {
+        return TC_ACT_UNSPEC;
+    }
+    // SAFETY: within the packet, see above; helper calls with plain numbers.
+    unsafe {
+        if hop.macs[0] == 0 {
+            return bpf_redirect_peer(hop.ifindex, 0) as i32;
+        }
+        let words = packet.cast::<u32>();
+        words.write(hop.macs[0]);
+        words.add(1).write(hop.macs[1]);
+        words.add(2).write(hop.macs[2]);
+        bpf_redirect(hop.ifindex, 0) as i32
     }
 }
 

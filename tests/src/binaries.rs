@@ -45,6 +45,13 @@ impl Binaries {
         Ok(other)
     }
 
+    /// The bench of the programs, which is a contender's part as well.
+    pub fn programs_bench(&self) -> anyhow::Result<PathBuf> {
+        let bench = self.podlane.with_file_name("podlane-bench-programs");
+        ensure!(bench.is_file(), "{} is missing: `cargo xtask bench` builds it", bench.display());
+        Ok(bench)
+    }
+
     /// The binaries in `PODLANE_BIN_DIR`, else those beside the running test executable's folder (`target/debug`).
     pub fn find() -> anyhow::Result<Self> {
         if let Some(dir) = std::env::var_os(Self::DIR_VARIABLE) {

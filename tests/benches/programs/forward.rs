@@ -149,7 +149,7 @@ fn host_interface(pod: &Namespace) -> Result<u32> {
 }
 
 /// The MAC address of a node's uplink.
-fn mac(node: &Namespace) -> Result<[u8; 6]> {
+pub(crate) fn mac(node: &Namespace) -> Result<[u8; 6]> {
     let line = node.command(["ip", "-brief", "link", "show", UPLINK]).read()?;
     let text = line.split_whitespace().nth(2).context("the uplink has no MAC address")?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;

@@ -1,8 +1,10 @@
 //! What each program costs: nanoseconds per packet on each of its paths, by `BPF_PROG_TEST_RUN`.
 //!
 //! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
-//! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number.
+//! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number; with `floor`, see
+//! [`floor`], it is part of a contender.
 
+mod floor;
 mod forward;
 mod measure;
 mod node;
@@ -29,9 +31,13 @@ const LOADS: [Load; 4] = [
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("forward") {
-        println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
-        return Ok(());
+    match arguments.next().as_deref() {
+        Some("forward") => {
+            println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
+            return Ok(());
+        }
+        Some("floor") => return floor::hold(&arguments.collect::<Vec<_>>()),
+        _ => {}
     }
     // Cargo adds `--bench` of its own.
     let quick = std::env::args().any(|argument| argument == "--quick");

@@ -27,7 +27,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub const QUICK: Self = Self { loads: 5, rounds: 5, packets: 65_536 };
+    pub const QUICK: Self = Self { loads: 7, rounds: 5, packets: 65_536 };
     pub const FULL: Self = Self { loads: 9, rounds: 9, packets: 131_072 };
 }
 

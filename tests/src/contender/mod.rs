@@ -1,6 +1,7 @@
 //! What Podlane is measured against, built from ordinary tools: each a lab of two nodes on one cable, with two pods
 //! on the first node and one on the second.
 
+mod floor;
 mod netfilter;
 pub(crate) mod plugins;
 mod proof;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use self::floor::Floor;
 use crate::lab::{Builder, Lab, Namespace, Wire};
 use crate::{Binaries, lab, probe};
 
@@ -33,6 +35,8 @@ pub enum Kind {
     HostGw,
     /// The same with the kernel's VXLAN between the nodes.
     Vxlan,
+    /// Programs at tc that redirect and do nothing else, IPv4 only: the least that any can take.
+    Floor,
     /// Podlane, direct, its programs at tc.
     Podlane,
     /// Podlane through its overlay.
@@ -45,13 +49,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, the limit first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Wire,
         Self::Classic,
         Self::Bridge,
         Self::Ptp,
         Self::HostGw,
         Self::Vxlan,
+        Self::Floor,
         Self::Podlane,
         Self::PodlaneVxlan,
         Self::PodlaneXdpGeneric,
@@ -68,6 +73,7 @@ impl Kind {
             Self::Ptp => "ptp",
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",
+            Self::Floor => "tc-floor",
             Self::Podlane => "podlane",
             Self::PodlaneVxlan => "podlane-vxlan",
             Self::PodlaneXdpGeneric => "podlane-xdp-generic",
@@ -78,7 +84,7 @@ impl Kind {
     /// Whether netfilter rules on the nodes can be in its way.
     #[must_use]
     pub const fn has_netfilter_variant(self) -> bool {
-        !matches!(self, Self::Wire)
+        !matches!(self, Self::Wire | Self::Floor)
     }
 
     /// Whether it is Podlane, in whichever mode.
@@ -96,7 +102,7 @@ impl Kind {
     /// Whether it connects pods by IPv6 as well.
     #[must_use]
     pub const fn has_ipv6(self) -> bool {
-        !matches!(self, Self::Classic)
+        !matches!(self, Self::Classic | Self::Floor)
     }
 }
 
@@ -137,6 +143,7 @@ pub struct Contender {
     pub same_node: Pair,
     /// Two ends on different nodes.
     pub across_nodes: Pair,
+    floor: Option<Floor>,
     lab: Lab,
 }
 
@@ -157,6 +164,7 @@ impl Contender {
 
     fn try_build(kind: Kind, netfilter: bool, binaries: &Binaries) -> Result<Self> {
         let lab = Lab::builder().nodes(2).wire(Wire::Cable).ipv6(kind.has_ipv6());
+        let mut floor = None;
         let (lab, [client, server, far]) = match kind {
             Kind::Wire => wire::build(lab)?,
             Kind::Classic => with_pods(lab.classic().build()?)?,
@@ -164,6 +172,11 @@ impl Contender {
             Kind::Ptp => with_pods(plugins::ptp(lab)?)?,
             Kind::HostGw => routed::host_gw(lab)?,
             Kind::Vxlan => routed::vxlan(lab)?,
+            Kind::Floor => {
+                let (programs, built) = Floor::build(lab, binaries)?;
+                floor = Some(programs);
+                built
+            }
             Kind::Podlane => with_pods(lab.podlane(binaries.clone()).build()?)?,
             Kind::PodlaneVxlan => podlane(lab, binaries, "tunnel", "always")?,
             Kind::PodlaneXdpGeneric => podlane(lab, binaries, "xdp", "generic")?,
@@ -181,6 +194,7 @@ impl Contender {
             netfilter,
             same_node: Pair { client, server },
             across_nodes: Pair { client: across_client, server: far },
+            floor,
             lab,
         };
         built.leave_pacing()?;
@@ -238,6 +252,9 @@ impl Contender {
     /// # Errors
     /// Where an agent does not come back.
     pub fn reload_programs(&self) -> Result<()> {
+        if let Some(floor) = &self.floor {
+            floor.reload()?;
+        }
         if self.kind.is_podlane() {
             for node in self.lab.nodes() {
                 node.agent()?.restart()?;

@@ -76,7 +76,7 @@ pub(super) fn prove(contender: &Contender) -> Result<Vec<String>> {
 fn check_forwarding(contender: &Contender, across: bool, seen: &Seen) -> Result<()> {
     let packets = 2 * u64::try_from(ROUND_TRIPS)?;
     let by_kernel = match contender.kind {
-        Kind::Wire => false,
+        Kind::Wire | Kind::Floor => false,
         kind if kind.is_podlane() => false,
         // On one node the bridge carries them, below the IP layer's count.
         Kind::Classic | Kind::Bridge => across,

@@ -74,10 +74,15 @@ fn pods(lab: &Lab, mtu: u32) -> Result<[Endpoint; 3]> {
     ])
 }
 
+/// The host-side interface of the pod called `name`.
+pub(super) fn interface(name: &str) -> String {
+    format!("pod-{name}")
+}
+
 /// The pod with that number in its node's pod CIDRs.
 fn pod(node: &Node, name: &str, number: u16, mtu: u32) -> Result<Endpoint> {
     let namespace = node.make_sandbox(name)?.namespace;
-    let (device, mac) = (format!("pod-{name}"), format!("02:00:00:00:03:{number:02x}"));
+    let (device, mac) = (interface(name), format!("02:00:00:00:03:{number:02x}"));
     let mut host = vec![
         format!(
             "link add {device} address {HOST_MAC} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {}",

@@ -34,11 +34,11 @@ impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
         labs: 1,
-        rounds: 9,
+        rounds: 12,
         latencies: 4,
         round_trips: 1000,
         connections: 400,
-        packets: Duration::from_millis(50),
+        packets: Duration::from_millis(30),
         frames: 64 * 2000,
         bulk_rounds: 7,
         all_in_bulk: false,

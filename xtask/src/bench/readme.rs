@@ -91,7 +91,7 @@ fn summary(report: &Report) -> Result<String> {
     writeln!(
         text,
         "\n*wire*: one veth pair, and host to host: the limit. *+ netfilter*: conntrack, masquerading and kube-proxy's rules \
-         for 1,000 services. {met} of {} targets are met; [docs/performance.md](docs/performance.md) has all of them, the \
+         for 1,000 services. *tc-floor*: programs at tc that redirect and do nothing else. {met} of {} targets are met; [docs/performance.md](docs/performance.md) has all of them, the \
          method and the programs' own cost.\n",
         report.targets.len(),
     )?;
@@ -116,10 +116,13 @@ fn attaching(report: &Report) -> Result<String> {
 }
 
 fn targets(targets: &[Target]) -> Result<String> {
-    let mut text = "| | target | reached | |\n|---|--:|--:|---|\n".to_owned();
-    for Target { name, target, value, met } in targets {
-        let value = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
-        writeln!(text, "| {name} | {target} | {value} | {} |", if *met { "✔" } else { "✘" })?;
+    // Attaching has no floor.
+    let floors = targets.iter().any(|target| target.floor.is_some());
+    let mut text = "| | target | reached | |".to_owned();
+    writeln!(text, "{}\n|---|--:|--:|---|{}", if floors { " tc floor |" } else { "" }, if floors { "--:|" } else { "" })?;
+    for target in targets {
+        write!(text, "| {} | {} | {} | {} |", target.name, target.target, target.reached(), target.mark())?;
+        writeln!(text, "{}", if floors { format!(" {} |", target.floor()) } else { String::new() })?;
     }
     Ok(text)
 }

@@ -187,15 +187,14 @@ impl Report {
     }
 
     fn targets_table(&self) -> Table {
-        let mut table = empty_table(["", "Target", "Reached", ""].map(str::to_owned));
+        let mut table = empty_table(["", "Target", "Reached", "", "tc floor"].map(str::to_owned));
         for target in &self.targets {
-            let reached =
-                target.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
             table.add_row([
                 Cell::new(&target.name),
                 Cell::new(&target.target),
-                number(reached),
-                Cell::new(if target.met { "✔" } else { "✘" }),
+                number(target.reached()),
+                Cell::new(target.mark()),
+                number(target.floor()),
             ]);
         }
         table

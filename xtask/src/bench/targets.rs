@@ -14,19 +14,43 @@ pub(super) struct Target {
     /// What was reached; none where nothing could be measured.
     pub(super) value: Option<f64>,
     pub(super) met: bool,
+    /// What programs that only redirect reach in Podlane's place, where that is Podlane at tc without overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) floor: Option<f64>,
 }
 
-const WIRE: (&str, bool) = ("wire", false);
-const BRIDGE: (&str, bool) = ("bridge", false);
-const PODLANE: (&str, bool) = ("podlane", false);
+impl Target {
+    /// The value, to show.
+    pub(super) fn reached(&self) -> String {
+        self.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"))
+    }
+
+    /// Whether it is met, to show.
+    pub(super) const fn mark(&self) -> &'static str {
+        if self.met { "✔" } else { "✘" }
+    }
+
+    /// The floor's value, to show.
+    pub(super) fn floor(&self) -> String {
+        self.floor.map(|value| format!("{value:.2}")).unwrap_or_default()
+    }
+}
+
+/// A contender, and whether its nodes have netfilter rules.
+type Who = (&'static str, bool);
+
+const WIRE: Who = ("wire", false);
+const BRIDGE: Who = ("bridge", false);
+const FLOOR: Who = ("tc-floor", false);
+const PODLANE: Who = ("podlane", false);
 /// On nodes with a typical node's rules, both sides have them.
-const PODLANE_RULES: (&str, bool) = ("podlane", true);
-const HOST_GW_RULES: (&str, bool) = ("host-gw", true);
-const VXLAN: (&str, bool) = ("vxlan", false);
-const VXLAN_RULES: (&str, bool) = ("vxlan", true);
-const PODLANE_VXLAN: (&str, bool) = ("podlane-vxlan", false);
-const PODLANE_VXLAN_RULES: (&str, bool) = ("podlane-vxlan", true);
-const KERNEL: [(&str, bool); 4] = [("classic", false), BRIDGE, ("ptp", false), ("host-gw", false)];
+const PODLANE_RULES: Who = ("podlane", true);
+const HOST_GW_RULES: Who = ("host-gw", true);
+const VXLAN: Who = ("vxlan", false);
+const VXLAN_RULES: Who = ("vxlan", true);
+const PODLANE_VXLAN: Who = ("podlane-vxlan", false);
+const PODLANE_VXLAN_RULES: Who = ("podlane-vxlan", true);
+const KERNEL: [Who; 4] = [("classic", false), BRIDGE, ("ptp", false), ("host-gw", false)];
 const SAME: &str = "same-node";
 const ACROSS: &str = "across-nodes";
 
@@ -34,27 +58,43 @@ const ACROSS: &str = "across-nodes";
 pub(super) fn all(rows: &[Row], network: bool) -> Vec<Target> {
     let mut targets = Vec::new();
     if network {
-        let rows = Figures(rows);
-        for (protocol, metric, overhead) in
-            [("TCP", "tcp-rtt-p50", "tcp-rtt-overhead"), ("UDP", "udp-rtt-p50", "udp-rtt-overhead")]
-        {
-            targets.extend(rows.round_trips(protocol, metric, overhead));
+        targets = Figures { rows, of_floor: false }.targets();
+        let floor = Figures { rows, of_floor: true }.targets();
+        for (target, floor) in targets.iter_mut().zip(floor) {
+            target.floor = floor.value;
         }
-        targets.extend(rows.rates());
     }
     targets.extend(programs(rows));
     targets
 }
 
-struct Figures<'a>(&'a [Row]);
+struct Figures<'a> {
+    rows: &'a [Row],
+    /// Whether the floor stands in Podlane's place, where it can.
+    of_floor: bool,
+}
 
 impl Figures<'_> {
-    fn get(&self, topology: &str, who: (&str, bool), metric: &str) -> Option<f64> {
-        find(self.0, topology, who, false, metric)
+    fn targets(&self) -> Vec<Target> {
+        let tcp = self.round_trips("TCP", "tcp-rtt-p50", "tcp-rtt-overhead");
+        let udp = self.round_trips("UDP", "udp-rtt-p50", "udp-rtt-overhead");
+        tcp.into_iter().chain(udp).chain(self.rates()).collect()
     }
 
-    fn ratio(&self, topology: &str, own: (&str, bool), other: (&str, bool), metric: &str) -> Option<f64> {
-        Some(self.get(topology, own, metric)? / self.get(topology, other, metric)?)
+    fn get(&self, topology: &str, who: Who, metric: &str) -> Option<f64> {
+        find(self.rows, topology, who, false, metric)
+    }
+
+    fn own(&self, topology: &str, own: Who, metric: &str) -> Option<f64> {
+        match (self.of_floor, own) {
+            (false, own) => self.get(topology, own, metric),
+            (true, PODLANE | PODLANE_RULES) => self.get(topology, FLOOR, metric),
+            (true, _) => None,
+        }
+    }
+
+    fn ratio(&self, topology: &str, own: Who, other: Who, metric: &str) -> Option<f64> {
+        Some(self.own(topology, own, metric)? / self.get(topology, other, metric)?)
     }
 
     fn round_trips(&self, protocol: &str, metric: &str, overhead: &str) -> [Target; 5] {
@@ -112,7 +152,7 @@ impl Figures<'_> {
             for (topology, words) in [(SAME, "same node"), (ACROSS, "across nodes")] {
                 let best =
                     KERNEL.iter().filter_map(|who| self.get(topology, *who, metric)).max_by(f64::total_cmp);
-                let own = self.get(topology, PODLANE, metric);
+                let own = self.own(topology, PODLANE, metric);
                 targets.push(at_least(
                     format!("{words}, TCP transfer, {streams}: ÷ the best kernel contender"),
                     1.0,
@@ -165,11 +205,11 @@ fn programs(rows: &[Row]) -> Vec<Target> {
 }
 
 pub(super) fn at_most(name: String, limit: f64, value: Option<f64>) -> Target {
-    Target { name, target: format!("≤ {limit:.2}"), met: value.is_some_and(|value| value <= limit), value }
+    Target { name, target: format!("≤ {limit:.2}"), met: value.is_some_and(|value| value <= limit), value, floor: None }
 }
 
 fn at_least(name: String, limit: f64, value: Option<f64>) -> Target {
-    Target { name, target: format!("≥ {limit:.2}"), met: value.is_some_and(|value| value >= limit), value }
+    Target { name, target: format!("≥ {limit:.2}"), met: value.is_some_and(|value| value >= limit), value, floor: None }
 }
 
 #[cfg(test)]
@@ -198,6 +238,20 @@ mod tests {
         ];
         let first = &all(&rows, true)[0];
         assert_eq!((first.value, first.met), (Some(0.25), false));
+    }
+
+    #[test]
+    fn the_floor_stands_where_podlane_does() {
+        let rows = [
+            row("bridge", SAME, "tcp-rtt-overhead", 2.0),
+            row("tc-floor", SAME, "tcp-rtt-overhead", 0.4),
+            row("vxlan", ACROSS, "tcp-1-throughput", 2.0),
+            row("podlane-vxlan", ACROSS, "tcp-1-throughput", 2.0),
+        ];
+        let targets = all(&rows, true);
+        assert_eq!((targets[0].value, targets[0].floor), (None, Some(0.2)));
+        let overlay = targets.iter().find(|target| target.name.contains("by VXLAN, TCP transfer")).unwrap();
+        assert_eq!((overlay.value, overlay.floor), (Some(1.0), None));
     }
 
     #[test]
