@@ -116,7 +116,8 @@ fn floor_forward(ctx: TcContext) -> i32 {
     }
     let packet = start as *mut u8;
     // SAFETY: within the packet, see above; the verifier takes IP headers for aligned.
-    let (kind, destination) = unsafe { (packet.add(12).cast::<u16>().read(), packet.add(30).cast::<u32>().read()) };
+    let (kind, destination) =
+        unsafe { (packet.add(12).cast::<u16>().read(), packet.add(30).cast::<u32>().read()) };
     if kind != 0x0800_u16.to_be() {
         return TC_ACT_UNSPEC;
     }

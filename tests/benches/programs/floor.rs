@@ -36,7 +36,8 @@ pub fn hold(arguments: &[String]) -> Result<()> {
         };
         attach(UPLINK)?;
         for pod in pods {
-            let (address, interface) = pod.split_once('=').map_or((pod.as_str(), None), |(a, i)| (a, Some(i)));
+            let (address, interface) =
+                pod.split_once('=').map_or((pod.as_str(), None), |(a, i)| (a, Some(i)));
             let address = u32::from(address.parse::<Ipv4Addr>().with_context(|| pod.clone())?);
             let macs = match interface {
                 Some(interface) => {

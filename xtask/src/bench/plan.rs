@@ -54,7 +54,7 @@ impl Plan {
         connections: 1000,
         packets: Duration::from_millis(100),
         frames: 64 * 4000,
-        bulk_rounds: 5,
+        bulk_rounds: 8,
         all_in_bulk: true,
         attach_rounds: 5,
         all_with_ipv6: true,

@@ -119,7 +119,12 @@ fn targets(targets: &[Target]) -> Result<String> {
     // Attaching has no floor.
     let floors = targets.iter().any(|target| target.floor.is_some());
     let mut text = "| | target | reached | |".to_owned();
-    writeln!(text, "{}\n|---|--:|--:|---|{}", if floors { " tc floor |" } else { "" }, if floors { "--:|" } else { "" })?;
+    writeln!(
+        text,
+        "{}\n|---|--:|--:|---|{}",
+        if floors { " tc floor |" } else { "" },
+        if floors { "--:|" } else { "" }
+    )?;
     for target in targets {
         write!(text, "| {} | {} | {} | {} |", target.name, target.target, target.reached(), target.mark())?;
         writeln!(text, "{}", if floors { format!(" {} |", target.floor()) } else { String::new() })?;
