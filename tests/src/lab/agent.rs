@@ -16,8 +16,7 @@ use nix::unistd::Pid;
 use super::Namespace;
 use crate::{Finished, Run};
 
-/// How long an agent may take to get ready or to end. (On a machine with too much to do the kernel takes its time over a
-/// killed process, where that has watched files.)
+/// How long an agent may take to get ready or to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end. A killed one that watched files is in `fsnotify_destroy_group` until a work queue of
 /// the kernel's has come to it: mostly milliseconds, but a minute and more was seen while many devices were torn down.
