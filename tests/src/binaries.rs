@@ -33,23 +33,27 @@ impl Binaries {
         Ok(binaries)
     }
 
+    /// The file name of the bench of the programs.
+    pub const PROGRAMS_BENCH: &str = "podlane-bench-programs";
+
     /// The agent in another version, with another map layout and newer records, for upgrades and downgrades.
     pub fn other_podlane(&self) -> anyhow::Result<PathBuf> {
-        let other = self.podlane.with_file_name("podlane-other");
-        ensure!(
-            other.is_file(),
-            "{} is missing: build it with `cargo build -p podlane --features other-version --bin podlane-other`, as \
-             `cargo xtask test` does",
-            other.display(),
-        );
-        Ok(other)
+        self.beside(
+            "podlane-other",
+            "build it with `cargo build -p podlane --features other-version --bin podlane-other`, as `cargo xtask test` \
+             does",
+        )
     }
 
     /// The bench of the programs, which is a contender's part as well.
     pub fn programs_bench(&self) -> anyhow::Result<PathBuf> {
-        let bench = self.podlane.with_file_name("podlane-bench-programs");
-        ensure!(bench.is_file(), "{} is missing: `cargo xtask bench` builds it", bench.display());
-        Ok(bench)
+        self.beside(Self::PROGRAMS_BENCH, "`cargo xtask bench` builds it")
+    }
+
+    fn beside(&self, name: &str, way_out: &str) -> anyhow::Result<PathBuf> {
+        let path = self.podlane.with_file_name(name);
+        ensure!(path.is_file(), "{} is missing: {way_out}", path.display());
+        Ok(path)
     }
 
     /// The binaries in `PODLANE_BIN_DIR`, else those beside the running test executable's folder (`target/debug`).

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use podlane_tests::Binaries;
 
 use crate::{privilege, progress, workspace};
 
@@ -65,7 +66,7 @@ pub(crate) fn other_version() -> Result<()> {
 pub(crate) fn programs_bench() -> Result<PathBuf> {
     let target = workspace::target_dir()?.join(Profile::Release.folder());
     // Under a name that does not change, so that the process under sudo finds it.
-    let link = target.join("podlane-bench-programs");
+    let link = target.join(Binaries::PROGRAMS_BENCH);
     if privilege::is_prepared() {
         return Ok(link);
     }

@@ -2,10 +2,12 @@
 //! destination and do nothing else. No pod network, but what each that sits at tc takes at the least.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Endpoint, routed};
 use crate::Binaries;
@@ -15,29 +17,27 @@ use crate::lab::{Builder, Lab};
 /// process.
 #[derive(Debug)]
 pub(super) struct Floor {
-    commands: Vec<Vec<String>>,
+    program: PathBuf,
+    arguments: [Vec<String>; 2],
     holders: Mutex<Vec<Holder>>,
 }
 
 impl Floor {
     pub(super) fn build(lab: Builder, binaries: &Binaries) -> Result<(Self, (Lab, [Endpoint; 3]))> {
         let (lab, pods) = routed::host_gw(lab)?;
-        let ipv4 = |pod: &Endpoint| pod.address(false).map(|address| address.to_string());
-        let addresses: Option<Vec<String>> = pods.iter().map(ipv4).collect();
-        let addresses = addresses.context("a pod has no IPv4 address")?;
-        let [client, server, far] = &addresses[..] else { unreachable!("three pods") };
-        let program = binaries.programs_bench()?.display().to_string();
-        let [first, second] = [1, 2].map(|number| lab.node(number).namespace().name().to_owned());
-        let own = |address: &String, name: &str| format!("{address}={}", routed::interface(name));
-        let command = |node: &String, peer: &String, pods: Vec<String>| {
-            let words = [program.clone(), "floor".to_owned(), node.clone(), peer.clone()];
-            words.into_iter().chain(pods).collect()
+        let [Some(client), Some(server), Some(far)] = pods.each_ref().map(|pod| pod.address(false)) else {
+            bail!("a pod has no IPv4 address");
         };
-        let commands = vec![
-            command(&first, &second, vec![own(client, "client"), own(server, "server"), far.clone()]),
-            command(&second, &first, vec![own(far, "server"), client.clone(), server.clone()]),
-        ];
-        let floor = Self { commands, holders: Mutex::default() };
+        let node = |number| lab.node(number).namespace().name().to_owned();
+        let own = |address: IpAddr, name: &str| format!("{address}={}", routed::interface(name));
+        let other = |address: IpAddr| address.to_string();
+        let first = vec![node(1), node(2), own(client, "client"), own(server, "server"), other(far)];
+        let second = vec![node(2), node(1), own(far, "server"), other(client), other(server)];
+        let floor = Self {
+            program: binaries.programs_bench()?,
+            arguments: [first, second],
+            holders: Mutex::default(),
+        };
         floor.reload()?;
         Ok((floor, (lab, pods)))
     }
@@ -46,8 +46,8 @@ impl Floor {
     pub(super) fn reload(&self) -> Result<()> {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         holders.clear();
-        for words in &self.commands {
-            holders.push(Holder::start(words)?);
+        for arguments in &self.arguments {
+            holders.push(Holder::start(&self.program, arguments)?);
         }
         Ok(())
     }
@@ -57,19 +57,24 @@ impl Floor {
 struct Holder(Child);
 
 impl Holder {
-    fn start(words: &[String]) -> Result<Self> {
-        let [program, arguments @ ..] = words else { unreachable!("a command has a program") };
+    fn start(program: &Path, arguments: &[String]) -> Result<Self> {
         let child = Command::new(program)
+            .arg("floor")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {program}"))?;
+            .with_context(|| format!("starting {}", program.display()))?;
         let mut holder = Self(child);
         let mut said = String::new();
         let output = holder.0.stdout.take().context("no standard output")?;
         BufReader::new(output).read_line(&mut said)?;
-        ensure!(said.trim() == "attached", "`{}` said {said:?}", words.join(" "));
+        ensure!(
+            said.trim() == "attached",
+            "{} floor {} said {said:?}",
+            program.display(),
+            arguments.join(" ")
+        );
         Ok(holder)
     }
 }

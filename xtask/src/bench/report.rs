@@ -187,14 +187,14 @@ impl Report {
     }
 
     fn targets_table(&self) -> Table {
-        let mut table = empty_table(["", "Target", "Reached", ""].map(str::to_owned));
+        let mut table = empty_table(["", "Target", "Reached", "", "tc floor"].map(str::to_owned));
         for target in &self.targets {
-            let floor = target.floor.map(|value| format!("a floor at tc: {value:.2}")).unwrap_or_default();
             table.add_row([
                 Cell::new(&target.name),
                 Cell::new(&target.target),
                 number(target.reached()),
-                Cell::new(format!("{} {floor}", target.mark()).trim_end()),
+                Cell::new(target.mark()),
+                number(target.floor()),
             ]);
         }
         table

@@ -92,29 +92,30 @@ impl Figures<'_> {
         find(self.rows, topology, who, false, metric)
     }
 
-    fn own(&self, topology: &str, own: Who, metric: &str) -> Option<f64> {
+    /// Who is measured: `own`, or what stands in its place.
+    fn measured(&self, own: Who) -> Option<Who> {
         match (self.of_floor, own) {
-            (false, own) => self.get(topology, own, metric),
-            (true, PODLANE | PODLANE_RULES) => self.get(topology, FLOOR, metric),
+            (false, own) => Some(own),
+            (true, PODLANE | PODLANE_RULES) => Some(FLOOR),
             (true, _) => None,
         }
     }
 
     fn ratio(&self, topology: &str, own: Who, other: Who, metric: &str) -> Option<f64> {
-        Some(self.own(topology, own, metric)? / self.get(topology, other, metric)?)
+        Some(self.get(topology, self.measured(own)?, metric)? / self.get(topology, other, metric)?)
     }
 
     /// The mean of those that are the same on one node: each is a lab of its own, and two of one kind differ.
     fn pooled(&self, who: Who, metric: &str) -> Option<f64> {
-        let pool = POOLS.into_iter().find(|pool| pool.contains(&who))?;
+        let alone = [who];
+        let pool = POOLS.into_iter().find(|pool| pool.contains(&who)).unwrap_or(&alone);
         let values: Vec<f64> = pool.iter().filter_map(|who| self.get(SAME, *who, metric)).collect();
         let count = u32::try_from(values.len()).ok().filter(|count| *count > 0)?;
         Some(values.iter().sum::<f64>() / f64::from(count))
     }
 
     fn pooled_ratio(&self, own: Who, other: Who, metric: &str) -> Option<f64> {
-        let own = if self.of_floor { self.get(SAME, FLOOR, metric) } else { self.pooled(own, metric) };
-        Some(own? / self.pooled(other, metric)?)
+        Some(self.pooled(self.measured(own)?, metric)? / self.pooled(other, metric)?)
     }
 
     fn round_trips(&self, protocol: &str, metric: &str, overhead: &str) -> [Target; 5] {
@@ -172,7 +173,7 @@ impl Figures<'_> {
             for (topology, words) in [(SAME, "same node"), (ACROSS, "across nodes")] {
                 let best =
                     KERNEL.iter().filter_map(|who| self.get(topology, *who, metric)).max_by(f64::total_cmp);
-                let own = self.own(topology, PODLANE, metric);
+                let own = self.measured(PODLANE).and_then(|own| self.get(topology, own, metric));
                 targets.push(at_least(
                     format!("{words}, TCP transfer, {streams}: ÷ the best kernel contender"),
                     1.0,
