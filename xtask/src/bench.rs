@@ -5,6 +5,7 @@ mod cni;
 mod compare;
 mod machine;
 mod network;
+mod order;
 mod plan;
 mod plots;
 mod programs;

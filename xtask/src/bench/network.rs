@@ -11,6 +11,7 @@ use podlane_tests::bench::{Row, Samples, bulk, connections, packets, ping_pong};
 use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
+use super::order::{self, Turn};
 use super::plan::Plan;
 use super::programs::{self, Way};
 use crate::progress::seconds;
@@ -35,6 +36,9 @@ pub(super) struct Proof {
 /// How many wires there are, which take turns: everything is compared with them, and one or another may be some
 /// hundredths of a microsecond faster.
 const WIRES: usize = 3;
+/// How often it is a wire's turn while each of the others has one, for what is told as a difference to the wire: a sample
+/// of round trips varies by a quarter of what Podlane adds to them on one node.
+const WIRE_TURNS: usize = 7;
 
 /// What is built of a contender: one lab, or several that take turns.
 type Labs = Vec<Contender>;
@@ -87,7 +91,9 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
         turns.set_wire_gro(true)?;
         for round in 1..=plan.bulk_rounds {
             turns.reload_programs()?;
-            turns.transfers()?;
+            // Half of them do for IPv6.
+            let ipv6 = plan.all_with_ipv6 && round % 2 == 1;
+            turns.transfers(if ipv6 { &[false, true] } else { &[false] })?;
             progress("transfers", round, plan.bulk_rounds, begun);
         }
         rows = turns.rows();
@@ -124,6 +130,16 @@ fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
     eprintln!("   {what}: round {round} of {rounds} ({})", seconds(begun.elapsed()));
 }
 
+/// What contenders take turns at.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    what: &'a str,
+    /// IPv6, or IPv4.
+    families: &'a [bool],
+    /// How often it is a wire's turn.
+    wires: usize,
+}
+
 struct Turns<'a> {
     plan: &'a Plan,
     programs: &'a Path,
@@ -133,20 +149,18 @@ struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    /// The lab of a contender whose turn it is.
-    fn lab(&self, contender: usize) -> &'a Contender {
-        let labs = &self.contenders[contender];
-        &labs[self.round % labs.len()]
+    /// The lab whose turn it is.
+    fn lab(&self, turn: Turn) -> &'a Contender {
+        let labs = &self.contenders[turn.contender];
+        &labs[turn.lab % labs.len()]
     }
 
     fn all_labs(&self) -> impl Iterator<Item = &'a Contender> + use<'a> {
         self.contenders.iter().flatten()
     }
 
-    /// Every round begins with another contender, so that none always follows the same one.
-    fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let (count, first) = (self.contenders.len(), self.round);
-        (0..count).map(move |index| (first + index) % count)
+    fn turns(&self, wires: usize) -> Vec<Turn> {
+        order::pass(self.contenders.len(), wires, self.round)
     }
 
     /// A program's place in memory can cost a twentieth of a round trip, and the kernel gives those that are loaded in
@@ -204,24 +218,33 @@ impl<'a> Turns<'a> {
 
     fn round_trips(&mut self, families: &[bool]) -> Result<()> {
         let trips = self.plan.round_trips;
-        self.each_of("round trips", families, |take, pair, ipv6| {
-            let tcp = ping_pong::tcp(pair, ipv6, trips)?;
-            take("tcp-rtt-p50", tcp.p50);
-            take("tcp-rtt-p99", tcp.p99);
-            Ok(())
-        })?;
-        self.each_of("round trips", families, |take, pair, ipv6| {
-            let udp = ping_pong::udp(pair, ipv6, trips)?;
-            take("udp-rtt-p50", udp.p50);
-            take("udp-rtt-p99", udp.p99);
-            Ok(())
-        })
+        let pass = Pass { what: "round trips", families, wires: WIRE_TURNS };
+        self.each_of_those(
+            pass,
+            |_| true,
+            |take, pair, ipv6| {
+                let tcp = ping_pong::tcp(pair, ipv6, trips)?;
+                take("tcp-rtt-p50", tcp.p50);
+                take("tcp-rtt-p99", tcp.p99);
+                Ok(())
+            },
+        )?;
+        self.each_of_those(
+            pass,
+            |_| true,
+            |take, pair, ipv6| {
+                let udp = ping_pong::udp(pair, ipv6, trips)?;
+                take("udp-rtt-p50", udp.p50);
+                take("udp-rtt-p99", udp.p99);
+                Ok(())
+            },
+        )
     }
 
     /// Into a pod across nodes, without sockets.
     fn forwarding(&mut self) -> Result<()> {
-        for index in self.order() {
-            let contender = self.lab(index);
+        for turn in self.turns(1) {
+            let contender = self.lab(turn);
             // Frames that are in no tunnel, to something that a node forwards to.
             if contender.kind == Kind::Wire || contender.kind.has_overlay() {
                 continue;
@@ -229,14 +252,14 @@ impl<'a> Turns<'a> {
             for (way, metric) in Way::of(contender.kind) {
                 let rate = programs::forwarding(self.programs, contender, *way, self.plan.frames)
                     .with_context(|| format!("{metric}, {}", contender.label()))?;
-                let key = (index, Topology::AcrossNodes, false, *metric);
+                let key = (turn.contender, Topology::AcrossNodes, false, *metric);
                 self.samples.entry(key).or_default().0.push(rate);
             }
         }
         Ok(())
     }
 
-    fn transfers(&mut self) -> Result<()> {
+    fn transfers(&mut self, families: &[bool]) -> Result<()> {
         let plan = self.plan;
         for (streams, names) in [
             (1, ["tcp-1-throughput", "tcp-1-cpu", "tcp-1-softirq"]),
@@ -251,8 +274,7 @@ impl<'a> Turns<'a> {
                 Ok(())
             };
             let who = |contender: &Contender| plan.all_in_bulk || is_named_by_a_transfer_target(contender);
-            let families: &[bool] = if plan.all_with_ipv6 { &[false, true] } else { &[false] };
-            self.each_of_those("transfers", families, who, work)?;
+            self.each_of_those(Pass { what: "transfers", families, wires: 1 }, who, work)?;
         }
         Ok(())
     }
@@ -273,37 +295,41 @@ impl<'a> Turns<'a> {
         self.each_of(what, &[false, true], work)
     }
 
-    /// Every contender in turn, on the same way before the next way.
     fn each_of(
         &mut self,
         what: &str,
         families: &[bool],
         work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
     ) -> Result<()> {
-        self.each_of_those(what, families, |_| true, work)
+        self.each_of_those(Pass { what, families, wires: 1 }, |_| true, work)
     }
 
+    /// Every contender in turn, on the same way before the next way. Of several turns of one contender the median counts.
     fn each_of_those(
         &mut self,
-        what: &str,
-        families: &[bool],
+        pass: Pass<'_>,
         who: impl Fn(&Contender) -> bool,
         mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
     ) -> Result<()> {
         for topology in Topology::ALL {
-            for ipv6 in families {
-                for index in self.order() {
-                    let contender = self.lab(index);
+            for ipv6 in pass.families {
+                let mut taken: BTreeMap<Key, Samples> = BTreeMap::new();
+                for turn in self.turns(pass.wires) {
+                    let contender = self.lab(turn);
                     let pair = topology.pair(contender);
                     if pair.client.address(*ipv6).is_none() || !who(contender) {
                         continue;
                     }
-                    let samples = &mut self.samples;
                     let mut take = |metric, value| {
-                        samples.entry((index, topology, *ipv6, metric)).or_default().0.push(value);
+                        let key = (turn.contender, topology, *ipv6, metric);
+                        taken.entry(key).or_default().0.push(value);
                     };
-                    work(&mut take, pair, *ipv6)
-                        .with_context(|| format!("{what}, {}, {}", topology.name(), contender.label()))?;
+                    work(&mut take, pair, *ipv6).with_context(|| {
+                        format!("{}, {}, {}", pass.what, topology.name(), contender.label())
+                    })?;
+                }
+                for (key, values) in taken {
+                    self.samples.entry(key).or_default().0.push(values.median());
                 }
             }
         }
@@ -332,11 +358,12 @@ impl<'a> Turns<'a> {
     }
 
     fn row(&self, (index, topology, ipv6, _): Key, metric: &str, unit: &str) -> Row {
+        let contender = &self.contenders[index][0];
         Row {
             bench: "network".to_owned(),
             topology: Some(topology.name().to_owned()),
-            contender: Some(self.lab(index).kind.name().to_owned()),
-            netfilter: Some(self.lab(index).netfilter),
+            contender: Some(contender.kind.name().to_owned()),
+            netfilter: Some(contender.netfilter),
             family: if ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
             metric: metric.to_owned(),
             unit: unit.to_owned(),
