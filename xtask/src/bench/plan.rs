@@ -38,7 +38,7 @@ impl Plan {
         latencies: 5,
         round_trips: 700,
         connections: 400,
-        packets: Duration::from_millis(30),
+        packets: Duration::from_millis(20),
         frames: 64 * 2000,
         bulk_rounds: 7,
         all_in_bulk: false,
