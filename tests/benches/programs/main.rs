@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
 //! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number; with `floor`, see
-//! [`floor`], it is part of a contender.
+//! [`floor`], it is part of a contender; with `round-trips` and a [`Question`] it prints the answer.
 
 mod floor;
 mod forward;
@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use podlane_tests::bench::Programs;
+use podlane_tests::bench::ping_pong::Question;
 
 use crate::measure::{Effort, Measured};
 use crate::node::Node;
@@ -34,6 +35,12 @@ fn main() -> Result<()> {
     match arguments.next().as_deref() {
         Some("forward") => {
             println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
+            return Ok(());
+        }
+        Some("round-trips") => {
+            let question = arguments.next().context("round-trips QUESTION")?;
+            let question: Question = serde_json::from_str(&question).context("reading the question")?;
+            println!("{}", serde_json::to_string(&question.answer()?)?);
             return Ok(());
         }
         Some("floor") => return floor::hold(&arguments.collect::<Vec<_>>()),

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use super::pin;
 use super::process::Process;
@@ -17,12 +18,36 @@ const MESSAGE: [u8; 64] = [0x42; 64];
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long round trips took.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RoundTrips {
     /// The median, in microseconds.
     pub p50: f64,
     /// 99 of 100 were at most as long, in microseconds.
     pub p99: f64,
+}
+
+/// Which round trips are to be measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Question {
+    /// Between whom.
+    pub pair: Pair,
+    /// By IPv6, or by IPv4.
+    pub ipv6: bool,
+    /// By UDP, or by TCP.
+    pub udp: bool,
+    /// How many.
+    pub rounds: usize,
+}
+
+impl Question {
+    /// Measures them.
+    ///
+    /// # Errors
+    /// See [`tcp`] and [`udp`].
+    pub fn answer(&self) -> Result<RoundTrips> {
+        let measure = if self.udp { udp } else { tcp };
+        measure(&self.pair, self.ipv6, self.rounds)
+    }
 }
 
 /// Over an established TCP connection.

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use self::floor::Floor;
 use crate::lab::{Builder, Lab, Namespace, Wire};
@@ -107,7 +108,7 @@ impl Kind {
 }
 
 /// Where a generator runs: a pod, or a node itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Its network namespace.
     pub namespace: Namespace,
@@ -124,7 +125,7 @@ impl Endpoint {
 }
 
 /// Who talks to whom.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pair {
     /// Who asks.
     pub client: Endpoint,

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use podlane_tests::Binaries;
-use podlane_tests::bench::{Row, Samples, bulk, connections, packets, ping_pong};
+use podlane_tests::bench::ping_pong::Question;
+use podlane_tests::bench::{Row, Samples, bulk, connections, packets};
 use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
@@ -220,28 +221,23 @@ impl<'a> Turns<'a> {
     }
 
     fn round_trips(&mut self, families: &[bool]) -> Result<()> {
-        let trips = self.plan.round_trips;
+        let (bench, rounds) = (self.programs, self.plan.round_trips);
         let pass = Pass { what: "round trips", topologies: &Topology::ALL, families, wires: WIRE_TURNS };
-        self.each_of_those(
-            pass,
-            |_| true,
-            |take, pair, ipv6| {
-                let tcp = ping_pong::tcp(pair, ipv6, trips)?;
-                take("tcp-rtt-p50", tcp.p50);
-                take("tcp-rtt-p99", tcp.p99);
-                Ok(())
-            },
-        )?;
-        self.each_of_those(
-            pass,
-            |_| true,
-            |take, pair, ipv6| {
-                let udp = ping_pong::udp(pair, ipv6, trips)?;
-                take("udp-rtt-p50", udp.p50);
-                take("udp-rtt-p99", udp.p99);
-                Ok(())
-            },
-        )
+        for (udp, names) in [(false, ["tcp-rtt-p50", "tcp-rtt-p99"]), (true, ["udp-rtt-p50", "udp-rtt-p99"])]
+        {
+            self.each_of_those(
+                pass,
+                |_| true,
+                |take, pair, ipv6| {
+                    let question = Question { pair: pair.clone(), ipv6, udp, rounds };
+                    let trips = programs::round_trips(bench, &question)?;
+                    take(names[0], trips.p50);
+                    take(names[1], trips.p99);
+                    Ok(())
+                },
+            )?;
+        }
+        Ok(())
     }
 
     /// Into a pod across nodes, without sockets.

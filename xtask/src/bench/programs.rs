@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use podlane_tests::bench::Programs;
+use podlane_tests::bench::ping_pong::{Question, RoundTrips};
 use podlane_tests::contender::{Contender, Endpoint, Kind};
+use serde::de::DeserializeOwned;
 
 use super::plan::Plan;
 
@@ -60,12 +62,20 @@ pub(super) fn forwarding(bench: &Path, contender: &Contender, way: Way, frames: 
     let (source, destination) =
         address(&pair.client).zip(address(&pair.server)).context("no IPv4 address")?;
     let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
-    let output = Command::new(bench)
-        .args(["forward", from, node, pair.server.namespace.name(), &source, &destination])
-        .args([&frames.to_string(), way.name()])
-        .output()
-        .with_context(|| format!("starting {}", bench.display()))?;
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{} forward: {}", bench.display(), error.trim());
-    said.trim().parse().with_context(|| format!("{} forward printed {said:?}", bench.display()))
+    let pod = pair.server.namespace.name();
+    let frames = frames.to_string();
+    ask(bench, &["forward", from, node, pod, &source, &destination, &frames, way.name()])
+}
+
+/// By a process of their own: where its code lies in memory (ASLR) makes a tenth of a microsecond and more, and not the same
+/// for everybody, as branch predictors tell addresses apart by few of their bits.
+pub(super) fn round_trips(bench: &Path, question: &Question) -> Result<RoundTrips> {
+    ask(bench, &["round-trips", &serde_json::to_string(question)?])
+}
+
+fn ask<T: DeserializeOwned>(bench: &Path, arguments: &[&str]) -> Result<T> {
+    let asked = || format!("{} {}", bench.display(), arguments.join(" "));
+    let output = Command::new(bench).args(arguments).output().with_context(asked)?;
+    ensure!(output.status.success(), "{}: {}", asked(), String::from_utf8_lossy(&output.stderr).trim());
+    serde_json::from_slice(&output.stdout).with_context(asked)
 }
