@@ -40,7 +40,7 @@ impl Plan {
         connections: 400,
         packets: Duration::from_millis(20),
         frames: 64 * 2000,
-        bulk_rounds: 7,
+        bulk_rounds: 6,
         all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
