@@ -161,12 +161,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str, address: &str, cidr: &str) -> Entry {
-        Node {
-            name: name.into(),
-            addresses: vec![address.parse().unwrap()],
-            pod_cidrs: vec![cidr.parse().unwrap()],
-        }
-        .into()
+        Node::of(name, &[address], &[cidr]).into()
     }
 
     fn first() -> Entry {
@@ -295,11 +290,7 @@ mod tests {
 
     #[test]
     fn a_cluster_of_two_families_is_accepted() {
-        let both = Node {
-            name: "node1".into(),
-            addresses: vec!["192.168.1.11".parse().unwrap(), "fd00:1::11".parse().unwrap()],
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
-        };
+        let both = Node::of("node1", &["192.168.1.11", "fd00:1::11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
         let other = node("node2", "fd00:1::12", "fd00:244:2::/64");
         let (_, problems) = assemble(&mut Assembly::default(), vec![both.into(), other]);
         assert_eq!(problems, "");

@@ -20,6 +20,16 @@ pub struct Node {
 }
 
 impl Node {
+    /// Of this name, these addresses and pod CIDRs, unchecked.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, addresses: &[&str], pod_cidrs: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        }
+    }
+
     /// Checks what can be checked without the other nodes.
     ///
     /// # Errors
@@ -80,12 +90,7 @@ mod tests {
     use super::*;
 
     fn error(addresses: &[&str], pod_cidrs: &[&str]) -> String {
-        let node = Node {
-            name: "node2".into(),
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-        };
-        node.check().unwrap_err().to_string()
+        Node::of("node2", addresses, pod_cidrs).check().unwrap_err().to_string()
     }
 
     #[test]

@@ -171,17 +171,9 @@ fn explain(error: NftablesError) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    fn node(name: &str, addresses: &[&str], cidrs: &[&str]) -> Node {
-        Node {
-            name: name.into(),
-            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-            pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
-        }
-    }
-
     fn dual_stack() -> Masquerade {
-        let own = node("node1", &["192.168.1.11", "fd00:1::11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
-        let peer = node("node2", &["192.168.1.12"], &["10.244.2.0/24"]);
+        let own = Node::of("node1", &["192.168.1.11", "fd00:1::11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
+        let peer = Node::of("node2", &["192.168.1.12"], &["10.244.2.0/24"]);
         let cluster = Cluster::of([own.clone(), peer]);
         Masquerade::new(&own, &cluster, ["uplink"])
     }

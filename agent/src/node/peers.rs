@@ -124,22 +124,11 @@ pub(super) fn mac_collisions<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> V
 mod tests {
     use super::*;
 
-    fn node(name: &str, address: &str) -> Node {
-        Node {
-            name: name.into(),
-            addresses: vec![address.parse().unwrap()],
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-        }
-    }
-
     #[test]
     fn equal_overlay_macs_are_told_with_both_names() {
         // Found by trying: their hashes are equal.
-        let nodes = [
-            node("node1", "fd00:1::710:eaf8"),
-            node("node2", "fd00:1::3bc1:fac1"),
-            node("node3", "192.168.1.3"),
-        ];
+        let nodes = [("node1", "fd00:1::710:eaf8"), ("node2", "fd00:1::3bc1:fac1"), ("node3", "192.168.1.3")]
+            .map(|(name, address)| Node::of(name, &[address], &["10.244.1.0/24"]));
         let problems = mac_collisions(&nodes);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("nodes node1 and node2"), "{problems:?}");

@@ -163,22 +163,12 @@ mod tests {
     use super::*;
     use crate::netlink::testing::link;
 
-    fn node(name: &str, address: &str) -> Node {
-        Node {
-            name: name.into(),
-            addresses: vec![address.parse().unwrap()],
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-        }
-    }
-
     #[test]
     fn a_tunnelled_peer_gets_routes_of_both_kinds_and_one_neighbour_a_family() {
         let net = |text: &str| -> IpNetwork { text.parse().unwrap() };
         let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-        let mut own = node("node1", "192.168.1.11");
-        own.pod_cidrs.push(net("fd00:244:1::/64"));
-        let mut peer = node("node2", "192.168.2.12");
-        peer.pod_cidrs = vec![net("10.244.2.0/24"), net("fd00:244:2::/64")];
+        let own = Node::of("node1", &["192.168.1.11"], &["10.244.1.0/24", "fd00:244:1::/64"]);
+        let peer = Node::of("node2", &["192.168.2.12"], &["10.244.2.0/24", "fd00:244:2::/64"]);
         let hop = path::Tunnel {
             address: ip("192.168.2.12"),
             gateway: Some(ip("192.168.1.1")),
@@ -223,7 +213,8 @@ mod tests {
 
     #[test]
     fn without_the_overlay_device_a_tunnelled_peer_is_unreachable() {
-        let (own, peer) = (node("node1", "192.168.1.11"), node("node2", "192.168.2.12"));
+        let own = Node::of("node1", &["192.168.1.11"], &["10.244.1.0/24"]);
+        let peer = Node::of("node2", &["192.168.2.12"], &["10.244.2.0/24"]);
         let hop = path::Tunnel {
             address: peer.addresses[0],
             gateway: None,

@@ -123,11 +123,7 @@ mod tests {
     use super::*;
 
     fn seen(name: &str, number: u8, created: i64) -> (String, Seen) {
-        let node = Node {
-            name: name.into(),
-            addresses: vec![IpAddr::from([192, 168, 1, number])],
-            pod_cidrs: vec![format!("10.244.{number}.0/24").parse().unwrap()],
-        };
+        let node = Node::of(name, &[&format!("192.168.1.{number}")], &[&format!("10.244.{number}.0/24")]);
         (name.to_owned(), Seen { created, node: Ok(Arc::new(node)) })
     }
 
