@@ -4,6 +4,7 @@
 //! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number; with `floor`, see
 //! [`floor`], it is part of a contender; with `round-trips` and a [`Question`] it prints the answer.
 
+mod contents;
 mod floor;
 mod forward;
 mod measure;
@@ -22,7 +23,7 @@ use crate::measure::{Effort, Measured};
 use crate::node::Node;
 use crate::path::Load;
 
-/// From the least to the most that a node may have to do: flows, local pods, peer nodes.
+/// From the least to the most that a node may have to do: flows, local pods, peer nodes, of which there are never fewer.
 const LOADS: [Load; 4] = [
     Load { flows: 1, pods: 10, nodes: 10 },
     Load { flows: 32_768, pods: 10, nodes: 10 },
@@ -58,11 +59,13 @@ fn main() -> Result<()> {
         let mut measured = LOADS.map(Measured::new);
         for turn in 1..=effort.loads {
             eprintln!("   loaded {turn} of {} times", effort.loads);
+            // The same programs at the same places for all loads, as growth is what is asked for.
+            let mut node = Node::new()?;
+            if sizes.is_empty() {
+                sizes = node.sizes()?;
+            }
             for (load, measured) in LOADS.into_iter().zip(&mut measured) {
-                let mut node = Node::new(load)?;
-                if sizes.is_empty() {
-                    sizes = node.sizes()?;
-                }
+                node.resize(load)?;
                 measured.add(&mut node, effort)?;
             }
         }

@@ -27,8 +27,8 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub const QUICK: Self = Self { loads: 7, rounds: 5, packets: 65_536 };
-    pub const FULL: Self = Self { loads: 9, rounds: 9, packets: 131_072 };
+    pub const QUICK: Self = Self { loads: 10, rounds: 3, packets: 65_536 };
+    pub const FULL: Self = Self { loads: 15, rounds: 5, packets: 131_072 };
 }
 
 /// What was measured of one path.

@@ -1,21 +1,19 @@
-//! A node of the wanted size: real devices and kernel routes, and the loaded programs with filled maps.
+//! A node: real devices and kernel routes, and the loaded programs with filled maps.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
-use dataplane_common::{
-    ALL_PODS, ALL_ROUTES, Counter, Hook, Ip4, Ip6, NextHopKind, PodEntry, PodSlot, RouteEntry, RouteKey,
-    RouteSlot, Settings, Verdict, counter_index, pod_slot, route_slot,
-};
+use dataplane_common::{Counter, Hook, PodEntry, Verdict, counter_index};
 use podlane_tests::Run;
 use podlane_tests::bench::ProgramSize;
 
-use crate::path::{End, Load, Macs, Path, local_pod, remote_pod};
+use crate::contents::{Pods, Routes, take};
+use crate::path::{End, Load, Macs, Path, remote_pod};
 
 const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
 const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
@@ -25,33 +23,50 @@ const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
 const NEXT_HOP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
 const FLOORS: [&str; 5] = ["floor_return", "floor_lookup", "floor_fib", "restore4", "restore6"];
 
+/// The hash maps' size.
+const MOST_PODS: u32 = 1000;
+
 pub struct Node {
     ours: Ebpf,
     floors: Ebpf,
     counters: PerCpuArray<MapData, Counter>,
     scenario: Array<MapData, Scenario>,
     target: ProgramArray<MapData>,
+    pods: Pods,
+    routes: Routes,
     pod: u32,
     uplink: u32,
 }
 
 impl Node {
-    pub fn new(load: Load) -> Result<Self> {
-        let (pod, uplink) = devices(load)?;
-        let pods = load.pods.max(256);
-        let mut ours = podlane::datapath::load_unpinned_sized(pods, 8192)?;
+    /// A node alone, without pods. The programs are at another place in memory than the last one's.
+    pub fn new() -> Result<Self> {
+        let (pod, uplink) = devices()?;
+        let mut ours = podlane::datapath::load_unpinned_sized(MOST_PODS, 8192)?;
         let mut floors =
-            EbpfLoader::new().map_max_entries("floor_pods", pods).load(podlane::datapath::FLOORS)?;
+            EbpfLoader::new().map_max_entries("floor_pods", MOST_PODS).load(podlane::datapath::FLOORS)?;
         for name in FLOORS {
             program(&mut floors, name)?.load().with_context(|| format!("loading {name}"))?;
         }
         let entry = PodEntry { ifindex: pod, mac: POD_MAC, host_mac: HOST_MAC };
-        fill_pods(&mut ours, &mut floors, load.pods, entry)?;
-        fill_routes(&mut ours, load.nodes, uplink)?;
+        let pods = Pods::new(&mut ours, &mut floors, entry)?;
+        let routes = Routes::new(&mut ours, uplink, (NEXT_HOP, NEXT_HOP6))?;
         let counters = take(&mut ours, "counters")?;
         let scenario = take(&mut floors, "scenario")?;
         let target = take(&mut floors, "target")?;
-        Ok(Self { ours, floors, counters, scenario, target, pod, uplink })
+        Ok(Self { ours, floors, counters, scenario, target, pods, routes, pod, uplink })
+    }
+
+    /// Makes its pods and peer nodes so many. Peers only get more.
+    pub fn resize(&mut self, load: Load) -> Result<()> {
+        self.pods.resize(load.pods)?;
+        let mut batch = String::new();
+        for node in self.routes.grow(load.nodes)? {
+            let IpAddr::V4(pod) = remote_pod(node, false) else { continue };
+            writeln!(batch, "route add {}/24 via {NEXT_HOP}", Ipv4Addr::from(u32::from(pod) & !0xff))?;
+        }
+        Run::new("ip").args(["-batch", "-"]).stdin(batch).read()?;
+        Ok(())
     }
 
     /// The sizes of all programs.
@@ -102,12 +117,12 @@ impl Node {
     }
 }
 
-/// A pod's device and an uplink with kernel routes to every peer's pod CIDR, for `bpf_fib_lookup`.
-fn devices(load: Load) -> Result<(u32, u32)> {
+/// A pod's device and an uplink.
+fn devices() -> Result<(u32, u32)> {
     let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut batch = String::new();
     for (name, address) in [("pod", HOST_MAC), ("uplink", UPLINK_MAC)] {
-        // From the load before.
+        // From the node before.
         let _ = Run::new("ip").args(["link", "delete", name]).finish()?;
         writeln!(batch, "link add {name} address {} type veth peer name {name}-peer", mac(address))?;
         for device in [name, &format!("{name}-peer")] {
@@ -117,98 +132,12 @@ fn devices(load: Load) -> Result<(u32, u32)> {
     }
     writeln!(batch, "address add 192.168.1.11/24 dev uplink")?;
     writeln!(batch, "neighbour replace {NEXT_HOP} lladdr {} dev uplink nud permanent", mac(PEER_MAC))?;
-    for node in 0..load.nodes {
-        let IpAddr::V4(pod) = remote_pod(node, false) else { continue };
-        writeln!(batch, "route add {}/24 via {NEXT_HOP}", Ipv4Addr::from(u32::from(pod) & !0xff))?;
-    }
     Run::new("ip").args(["-batch", "-"]).stdin(batch).read()?;
     fs_err::write("/proc/sys/net/ipv4/ip_forward", "1")?;
     Ok((nix::net::if_::if_nametoindex("pod")?, nix::net::if_::if_nametoindex("uplink")?))
 }
 
-fn fill_pods(ours: &mut Ebpf, floors: &mut Ebpf, pods: u32, entry: PodEntry) -> Result<()> {
-    let mut pods4: HashMap<MapData, Ip4, PodEntry> = take(ours, "pods4")?;
-    let mut pods6: HashMap<MapData, Ip6, PodEntry> = take(ours, "pods6")?;
-    let mut slots4: Array<MapData, PodSlot<Ip4>> = take(ours, "pod_slots4")?;
-    let mut slots6: Array<MapData, PodSlot<Ip6>> = take(ours, "pod_slots6")?;
-    let mut floor: HashMap<MapData, Ip4, PodEntry> = take(floors, "floor_pods")?;
-    for index in 0..pods {
-        for address in [local_pod(index, false), local_pod(index, true)] {
-            match address {
-                IpAddr::V4(address) => {
-                    let address = Ip4::from(address);
-                    pods4.insert(address, entry, 0)?;
-                    slots4.set(pod_slot(address), PodSlot { address, pod: entry }, 0)?;
-                    floor.insert(address, entry, 0)?;
-                }
-                IpAddr::V6(address) => {
-                    let address = Ip6::from(address);
-                    pods6.insert(address, entry, 0)?;
-                    slots6.set(pod_slot(address), PodSlot { address, pod: entry }, 0)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn fill_routes(ours: &mut Ebpf, nodes: u32, ifindex: u32) -> Result<()> {
-    let mut routes4: HashMap<MapData, RouteKey<Ip4>, RouteEntry> = take(ours, "routes4")?;
-    let mut routes6: HashMap<MapData, RouteKey<Ip6>, RouteEntry> = take(ours, "routes6")?;
-    let mut slots4: Array<MapData, RouteSlot<Ip4>> = take(ours, "route_slots4")?;
-    let mut slots6: Array<MapData, RouteSlot<Ip6>> = take(ours, "route_slots6")?;
-    let entry = |kind: NextHopKind, next_hop| RouteEntry {
-        kind: kind as u16,
-        ifindex,
-        mtu: 1500,
-        next_hop,
-        mac: [0; 6],
-        tunnel: 0,
-    };
-    let mut next_hop4 = [0; 16];
-    next_hop4[..4].copy_from_slice(&NEXT_HOP.octets());
-    let entry4 = entry(NextHopKind::Direct4, next_hop4);
-    let entry6 = entry(NextHopKind::Direct6, NEXT_HOP6.octets());
-    for node in 0..nodes {
-        for pod in [remote_pod(node, false), remote_pod(node, true)] {
-            match pod {
-                IpAddr::V4(pod) => {
-                    let key = RouteKey::new(Ip4::from(pod), 24);
-                    routes4.insert(key, entry4, 0)?;
-                    slots4.set(route_slot(key.prefix, 24), RouteSlot { key, route: entry4 }, 0)?;
-                }
-                IpAddr::V6(pod) => {
-                    let key = RouteKey::new(Ip6::from(pod), 64);
-                    routes6.insert(key, entry6, 0)?;
-                    slots6.set(route_slot(key.prefix, 48), RouteSlot { key, route: entry6 }, 0)?;
-                }
-            }
-        }
-    }
-    let mut settings: Array<MapData, Settings> = take(ours, "settings")?;
-    // As the agent does where addresses and pod CIDRs are given out one after the other: `local_pod`, `remote_pod`.
-    let all = ALL_PODS | ALL_ROUTES;
-    let now = Settings {
-        prefix_lens4: [24, 0, 0, 0],
-        prefix_lens6: [64, 0, 0, 0],
-        slot_prefix_len4: 24,
-        slot_bits4: 24,
-        slot_prefix_len6: 64,
-        slot_bits6: 48,
-        all_slots4: all,
-        all_slots6: all,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    settings.set(0, now, 0)?;
-    Ok(())
-}
-
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-fn take<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
-    let map = ebpf.take_map(name).with_context(|| format!("there is no map {name}"))?;
-    M::try_from(map).with_context(|| format!("the map {name} is of another type"))
 }
