@@ -85,8 +85,13 @@ mod tests {
         for wires in [1, 7] {
             let mut labs = [0; 3];
             for round in 0..3 {
+                let mut now = [0; 3];
                 for turn in pass(21, wires, round).iter().filter(|turn| turn.contender == 0) {
-                    labs[turn.lab % 3] += 1;
+                    now[turn.lab % 3] += 1;
+                }
+                assert!(now.iter().all(|turns| *turns <= wires.div_ceil(3)), "{now:?}");
+                for (sum, turns) in labs.iter_mut().zip(now) {
+                    *sum += turns;
                 }
             }
             assert_eq!(labs, [wires; 3]);
