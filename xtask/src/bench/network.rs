@@ -40,7 +40,7 @@ pub(super) struct Proof {
 /// hundredths of a microsecond faster.
 const WIRES: usize = 3;
 /// How often it is a wire's turn while each of the others has one, for what is told as a difference to the wire: a sample
-/// of round trips varies by a quarter of what Podlane adds to them on one node.
+/// of round trips varies by a good part of what Podlane adds to them on one node.
 const WIRE_TURNS: usize = 7;
 
 /// What is built of a contender: one lab, or several that take turns.
@@ -95,8 +95,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
         for round in 1..=plan.bulk_rounds {
             turns.reload_programs()?;
             // Half of them do for IPv6.
-            let ipv6 = plan.all_with_ipv6 && round % 2 == 1;
-            turns.transfers(if ipv6 { &[false, true] } else { &[false] })?;
+            turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;
             progress("transfers", round, plan.bulk_rounds, begun);
         }
         rows = turns.rows();
@@ -191,33 +190,21 @@ impl<'a> Turns<'a> {
         self.round_trips(&[false, true])?;
         for _ in 1..plan.latencies {
             self.round += 1;
-            self.round_trips(if plan.all_with_ipv6 { &[false, true] } else { &[false] })?;
+            self.round_trips(plan.families())?;
         }
-        self.each("packets of 64 bytes", |take, pair, ipv6| {
+        self.each_of("packets of 64 bytes", &[false, true], |take, pair, ipv6| {
             take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
             Ok(())
         })?;
-        if plan.all_with_ipv6 {
-            self.each("packets of 1400 bytes", |take, pair, ipv6| {
-                take("udp-1400-pps", packets::rate(pair, ipv6, 1400, plan.packets)?);
-                Ok(())
-            })?;
-        } else {
-            self.each_ipv4("packets of 1400 bytes", |take, pair| {
-                take("udp-1400-pps", packets::rate(pair, false, 1400, plan.packets)?);
-                Ok(())
-            })?;
-        }
+        self.each_of("packets of 1400 bytes", plan.families(), |take, pair, ipv6| {
+            take("udp-1400-pps", packets::rate(pair, ipv6, 1400, plan.packets)?);
+            Ok(())
+        })?;
         self.forwarding()?;
-        let rate = |take: &mut dyn FnMut(&'static str, f64), pair: &Pair, ipv6| {
+        self.each_of("connections", plan.families(), |take, pair, ipv6| {
             take("tcp-connections", connections::rate(pair, ipv6, plan.connections)?);
             Ok(())
-        };
-        if plan.all_with_ipv6 {
-            self.each("connections", rate)
-        } else {
-            self.each_ipv4("connections", |take, pair| rate(take, pair, false))
-        }
+        })
     }
 
     fn round_trips(&mut self, families: &[bool]) -> Result<()> {
@@ -278,22 +265,6 @@ impl<'a> Turns<'a> {
             }
         }
         Ok(())
-    }
-
-    fn each_ipv4(
-        &mut self,
-        what: &str,
-        mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair) -> Result<()>,
-    ) -> Result<()> {
-        self.each_of(what, &[false], |take, pair, _| work(take, pair))
-    }
-
-    fn each(
-        &mut self,
-        what: &str,
-        work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
-    ) -> Result<()> {
-        self.each_of(what, &[false, true], work)
     }
 
     fn each_of(

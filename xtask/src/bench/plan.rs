@@ -59,4 +59,9 @@ impl Plan {
         attach_rounds: 5,
         all_with_ipv6: true,
     };
+
+    /// The families (IPv6, or IPv4) of what is measured with IPv6 in a full run alone.
+    pub(super) const fn families(&self) -> &'static [bool] {
+        if self.all_with_ipv6 { &[false, true] } else { &[false] }
+    }
 }

@@ -67,8 +67,7 @@ pub(super) fn forwarding(bench: &Path, contender: &Contender, way: Way, frames: 
     ask(bench, &["forward", from, node, pod, &source, &destination, &frames, way.name()])
 }
 
-/// By a process of their own: where its code lies in memory (ASLR) makes a tenth of a microsecond and more, and not the same
-/// for everybody, as branch predictors tell addresses apart by few of their bits.
+/// By a process of their own: where its code lies in memory (ASLR) makes a difference, and not the same for every contender.
 pub(super) fn round_trips(bench: &Path, question: &Question) -> Result<RoundTrips> {
     ask(bench, &["round-trips", &serde_json::to_string(question)?])
 }
