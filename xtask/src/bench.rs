@@ -11,6 +11,7 @@ mod plots;
 mod programs;
 mod readme;
 mod report;
+mod rows;
 mod scale;
 mod targets;
 

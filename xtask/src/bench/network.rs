@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::order::{self, Turn};
 use super::plan::Plan;
 use super::programs::{self, Way};
+use super::rows::{self, Key, Topology, Who};
 use crate::progress::seconds;
 
 /// What a bulk transfer carries: a fifth of a second's worth. Of an iperf3 whose two ends share a CPU, times come in the
@@ -46,38 +47,10 @@ const WIRE_TURNS: usize = 7;
 /// What is built of a contender: one lab, or several that take turns.
 type Labs = Vec<Contender>;
 
-/// Which figure a sample belongs to: contender, topology, family, metric.
-type Key = (usize, Topology, bool, &'static str);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Topology {
-    SameNode,
-    AcrossNodes,
-}
-
-impl Topology {
-    const ALL: [Self; 2] = [Self::SameNode, Self::AcrossNodes];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::SameNode => "same-node",
-            Self::AcrossNodes => "across-nodes",
-        }
-    }
-
-    const fn pair(self, contender: &Contender) -> &Pair {
-        match self {
-            Self::SameNode => &contender.same_node,
-            Self::AcrossNodes => &contender.across_nodes,
-        }
-    }
-}
-
 pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Result<Measured> {
     let begun = Instant::now();
     let mut samples = BTreeMap::new();
     let mut built = (Vec::new(), Vec::new());
-    let mut rows = Vec::new();
     // Where the kernel happens to put things makes a per cent or two: build anew, to even it out.
     for lab in 1..=plan.labs {
         drop(built);
@@ -98,10 +71,10 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
             turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;
             progress("transfers", round, plan.bulk_rounds, begun);
         }
-        rows = turns.rows();
         samples = turns.samples;
     }
-    Ok(Measured { contenders: built.1, rows })
+    let who: Vec<Who<'_>> = built.0.iter().map(|labs| (labs[0].kind.name(), labs[0].netfilter)).collect();
+    Ok(Measured { rows: rows::all(&who, &samples), contenders: built.1 })
 }
 
 /// Builds and proves all contenders.
@@ -126,6 +99,14 @@ fn build(binaries: &Binaries) -> Result<(Vec<Labs>, Vec<Proof>)> {
         }
     }
     Ok((contenders, proofs))
+}
+
+/// Who talks to whom there.
+const fn pair(topology: Topology, contender: &Contender) -> &Pair {
+    match topology {
+        Topology::SameNode => &contender.same_node,
+        Topology::AcrossNodes => &contender.across_nodes,
+    }
 }
 
 fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
@@ -187,10 +168,11 @@ impl<'a> Turns<'a> {
     fn latencies_and_packets(&mut self) -> Result<()> {
         self.round += 1;
         let plan = self.plan;
-        self.round_trips(&[false, true])?;
-        for _ in 1..plan.latencies {
+        self.round_trips(&Topology::ALL, &[false, true])?;
+        for sample in 1..plan.latencies {
             self.round += 1;
-            self.round_trips(plan.families())?;
+            let across = sample < plan.latencies_across;
+            self.round_trips(if across { &Topology::ALL } else { &[Topology::SameNode] }, plan.families())?;
         }
         self.each_of("packets of 64 bytes", &[false, true], |take, pair, ipv6| {
             take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
@@ -207,9 +189,9 @@ impl<'a> Turns<'a> {
         })
     }
 
-    fn round_trips(&mut self, families: &[bool]) -> Result<()> {
+    fn round_trips(&mut self, topologies: &[Topology], families: &[bool]) -> Result<()> {
         let (bench, rounds) = (self.programs, self.plan.round_trips);
-        let pass = Pass { what: "round trips", topologies: &Topology::ALL, families, wires: WIRE_TURNS };
+        let pass = Pass { what: "round trips", topologies, families, wires: WIRE_TURNS };
         for (udp, names) in [(false, ["tcp-rtt-p50", "tcp-rtt-p99"]), (true, ["udp-rtt-p50", "udp-rtt-p99"])]
         {
             self.each_of_those(
@@ -289,7 +271,7 @@ impl<'a> Turns<'a> {
                 let mut taken: BTreeMap<Key, Samples> = BTreeMap::new();
                 for turn in self.turns(pass.wires) {
                     let contender = self.lab(turn);
-                    let pair = topology.pair(contender);
+                    let pair = pair(topology, contender);
                     if pair.client.address(*ipv6).is_none() || !who(contender) {
                         continue;
                     }
@@ -308,54 +290,9 @@ impl<'a> Turns<'a> {
         }
         Ok(())
     }
-
-    fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self
-            .samples
-            .iter()
-            .map(|(key, samples)| samples.row(self.row(*key, key.3, unit(key.3))))
-            .collect();
-        // What a contender adds to the wire, from pairs of the same round: both had what else was going on.
-        for (key, samples) in self.samples.iter().filter(|(key, _)| key.0 != 0) {
-            let Some(wire) = self.samples.get(&(0, key.1, key.2, key.3)) else { continue };
-            let (metric, unit, over): (_, _, fn(f64, f64) -> f64) = match key.3 {
-                "udp-64-pps" => ("udp-64-overhead", "ns/packet", |own, wire| 1e9 / own - 1e9 / wire),
-                "tcp-rtt-p50" => ("tcp-rtt-overhead", "µs", |own, wire| own - wire),
-                "udp-rtt-p50" => ("udp-rtt-overhead", "µs", |own, wire| own - wire),
-                _ => continue,
-            };
-            let over = samples.0.iter().zip(&wire.0).map(|(own, wire)| over(*own, *wire)).collect();
-            rows.push(Samples(over).row(self.row(*key, metric, unit)));
-        }
-        rows
-    }
-
-    fn row(&self, (index, topology, ipv6, _): Key, metric: &str, unit: &str) -> Row {
-        let contender = &self.contenders[index][0];
-        Row {
-            bench: "network".to_owned(),
-            topology: Some(topology.name().to_owned()),
-            contender: Some(contender.kind.name().to_owned()),
-            netfilter: Some(contender.netfilter),
-            family: if ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
-            metric: metric.to_owned(),
-            unit: unit.to_owned(),
-            ..Row::default()
-        }
-    }
 }
 
 /// Those whom a quick run's transfers are about: no netfilter, and Podlane without XDP.
 fn is_named_by_a_transfer_target(contender: &Contender) -> bool {
     !contender.netfilter && !matches!(contender.kind, Kind::PodlaneXdp | Kind::PodlaneXdpGeneric)
-}
-
-fn unit(metric: &str) -> &'static str {
-    match metric {
-        "tcp-connections" => "connections/s",
-        "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" | "forwarding-floor-pps" => "packets/s",
-        "tcp-1-throughput" | "tcp-8-throughput" => "Gbit/s",
-        "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
-        _ => "µs",
-    }
 }

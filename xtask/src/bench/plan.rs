@@ -10,8 +10,10 @@ pub(super) struct Plan {
     /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
     /// memory.
     pub(super) rounds: usize,
-    /// Samples of round trips and packets of 64 bytes in each of these rounds.
+    /// Samples of round trips on one node in each of these rounds.
     pub(super) latencies: usize,
+    /// How many of them go across nodes as well, where what is compared differs by more.
+    pub(super) latencies_across: usize,
     /// Round trips in a sample.
     pub(super) round_trips: usize,
     /// Connections in a sample.
@@ -34,13 +36,14 @@ impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
         labs: 1,
-        rounds: 12,
+        rounds: 14,
         latencies: 5,
+        latencies_across: 2,
         round_trips: 700,
         connections: 400,
         packets: Duration::from_millis(20),
         frames: 64 * 2000,
-        bulk_rounds: 6,
+        bulk_rounds: 8,
         all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
@@ -50,11 +53,12 @@ impl Plan {
         labs: 2,
         rounds: 12,
         latencies: 6,
+        latencies_across: 3,
         round_trips: 1000,
         connections: 600,
         packets: Duration::from_millis(50),
         frames: 64 * 4000,
-        bulk_rounds: 8,
+        bulk_rounds: 12,
         all_in_bulk: true,
         attach_rounds: 5,
         all_with_ipv6: true,

@@ -4,6 +4,7 @@ use podlane_tests::bench::Row;
 use serde::{Deserialize, Serialize};
 
 use super::report::find;
+use super::rows;
 
 /// One target.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,8 +37,7 @@ impl Target {
     }
 }
 
-/// A contender, and whether its nodes have netfilter rules.
-type Who = (&'static str, bool);
+type Who = rows::Who<'static>;
 
 const WIRE: Who = ("wire", false);
 const BRIDGE: Who = ("bridge", false);
@@ -169,7 +169,7 @@ impl Figures<'_> {
                 self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-pps"),
             ),
         ];
-        for (streams, metric) in [("one stream", "tcp-1-throughput"), ("8 streams", "tcp-8-throughput")] {
+        for (streams, metric) in [("one stream", "tcp-1-relative"), ("8 streams", "tcp-8-relative")] {
             for (topology, words) in [(SAME, "same node"), (ACROSS, "across nodes")] {
                 let best =
                     KERNEL.iter().filter_map(|who| self.get(topology, *who, metric)).max_by(f64::total_cmp);
@@ -289,8 +289,8 @@ mod tests {
         let rows = [
             row("bridge", SAME, "tcp-rtt-overhead", 2.0),
             row("tc-floor", SAME, "tcp-rtt-overhead", 0.4),
-            row("vxlan", ACROSS, "tcp-1-throughput", 2.0),
-            row("podlane-vxlan", ACROSS, "tcp-1-throughput", 2.0),
+            row("vxlan", ACROSS, "tcp-1-relative", 2.0),
+            row("podlane-vxlan", ACROSS, "tcp-1-relative", 2.0),
         ];
         let targets = all(&rows, true);
         assert_eq!((targets[0].value, targets[0].floor), (None, Some(0.2)));
