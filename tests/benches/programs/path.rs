@@ -78,6 +78,11 @@ pub const PATHS: [Path; 12] = [
 pub type Macs = ([u8; 6], [u8; 6]);
 
 impl Path {
+    /// Whether it is one of those that have targets: by our own programs to a pod, IPv4.
+    pub const fn is_named_by_a_target(&self) -> bool {
+        !self.ipv6 && matches!(self.counted, Some((_, Verdict::Forwarded(_))))
+    }
+
     /// What `restore4` or `restore6` need to know.
     pub fn scenario(&self, load: Load, macs: Macs) -> Result<Scenario> {
         let packet = self.packet(load, macs)?;

@@ -61,7 +61,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
             if round > 1 {
                 turns.reload_programs()?;
             }
-            turns.latencies_and_packets()?;
+            turns.latencies_and_packets(round)?;
             progress("round trips, packets, connections", round, plan.rounds, begun);
         }
         turns.set_wire_gro(true)?;
@@ -165,24 +165,30 @@ impl<'a> Turns<'a> {
         self.all_labs().try_for_each(|lab| lab.set_wire_gro(on))
     }
 
-    fn latencies_and_packets(&mut self) -> Result<()> {
-        self.round += 1;
+    fn latencies_and_packets(&mut self, round: usize) -> Result<()> {
         let plan = self.plan;
-        self.round_trips(&Topology::ALL, &[false, true])?;
-        for sample in 1..plan.latencies {
+        let everything = round.is_multiple_of(plan.seldom);
+        let families = if everything { &[false, true] } else { plan.families() };
+        for sample in 0..plan.latencies {
             self.round += 1;
             let across = sample < plan.latencies_across;
-            self.round_trips(if across { &Topology::ALL } else { &[Topology::SameNode] }, plan.families())?;
+            self.round_trips(
+                if across { &Topology::ALL } else { &[Topology::SameNode] },
+                if sample == 0 { families } else { plan.families() },
+            )?;
         }
-        self.each_of("packets of 64 bytes", &[false, true], |take, pair, ipv6| {
+        self.each_of("packets of 64 bytes", families, |take, pair, ipv6| {
             take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
             Ok(())
         })?;
+        self.forwarding()?;
+        if !everything {
+            return Ok(());
+        }
         self.each_of("packets of 1400 bytes", plan.families(), |take, pair, ipv6| {
             take("udp-1400-pps", packets::rate(pair, ipv6, 1400, plan.packets)?);
             Ok(())
         })?;
-        self.forwarding()?;
         self.each_of("connections", plan.families(), |take, pair, ipv6| {
             take("tcp-connections", connections::rate(pair, ipv6, plan.connections)?);
             Ok(())
