@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -44,6 +45,9 @@ const WIRES: usize = 3;
 /// of round trips varies by a good part of what Podlane adds to them on one node.
 const WIRE_TURNS: usize = 7;
 
+/// How many of them are built at a time.
+const BUILDERS: usize = 4;
+
 /// What is built of a contender: one lab, or several that take turns.
 type Labs = Vec<Contender>;
 
@@ -53,7 +57,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
     let mut built = (Vec::new(), Vec::new());
     // Where the kernel happens to put things makes a per cent or two: build anew, to even it out.
     for lab in 1..=plan.labs {
-        drop(built);
+        take_down(built.0);
         built = build(binaries)?;
         eprintln!("   labs {lab} of {}: all stand ({})", plan.labs, seconds(begun.elapsed()));
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
@@ -74,31 +78,52 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
         samples = turns.samples;
     }
     let who: Vec<Who<'_>> = built.0.iter().map(|labs| (labs[0].kind.name(), labs[0].netfilter)).collect();
-    Ok(Measured { rows: rows::all(&who, &samples), contenders: built.1 })
+    let rows = rows::all(&who, &samples);
+    take_down(built.0);
+    Ok(Measured { rows, contenders: built.1 })
 }
 
-/// Builds and proves all contenders.
+/// Builds and proves all contenders, several at a time: most of it is waiting.
 fn build(binaries: &Binaries) -> Result<(Vec<Labs>, Vec<Proof>)> {
-    let mut contenders = Vec::new();
-    let mut proofs = Vec::new();
-    for kind in Kind::ALL {
-        for netfilter in [false, true] {
-            if netfilter && !kind.has_netfilter_variant() {
-                continue;
-            }
-            let mut labs = Labs::new();
-            let mut seen = Vec::new();
-            for _ in 0..if kind == Kind::Wire { WIRES } else { 1 } {
-                let lab = Contender::build(kind, netfilter, binaries)?;
-                seen.extend(lab.prove()?);
-                eprintln!("   {}: built and proved", lab.label());
-                labs.push(lab);
-            }
-            proofs.push(Proof { contender: kind.name().to_owned(), netfilter, seen });
-            contenders.push(labs);
-        }
+    let both = Kind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]);
+    let wanted: Vec<_> =
+        both.filter(|(kind, netfilter)| !netfilter || kind.has_netfilter_variant()).collect();
+    let part = |first: usize| -> Result<Vec<_>> {
+        let own = wanted.iter().enumerate().skip(first).step_by(BUILDERS);
+        own.map(|(index, (kind, netfilter))| Ok((index, build_one(*kind, *netfilter, binaries)?))).collect()
+    };
+    let parts = std::thread::scope(|scope| {
+        let builders: Vec<_> = (0..BUILDERS).map(|first| scope.spawn(move || part(first))).collect();
+        builders.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })?;
+    let mut built: Vec<_> = parts.into_iter().flatten().collect();
+    built.sort_by_key(|(index, _)| *index);
+    Ok(built.into_iter().map(|(_, contender)| contender).unzip())
+}
+
+fn build_one(kind: Kind, netfilter: bool, binaries: &Binaries) -> Result<(Labs, Proof)> {
+    let mut labs = Labs::new();
+    let mut seen = Vec::new();
+    for _ in 0..if kind == Kind::Wire { WIRES } else { 1 } {
+        let lab = Contender::build(kind, netfilter, binaries)?;
+        seen.extend(lab.prove()?);
+        eprintln!("   {}: built and proved", lab.label());
+        labs.push(lab);
     }
-    Ok((contenders, proofs))
+    Ok((labs, Proof { contender: kind.name().to_owned(), netfilter, seen }))
+}
+
+/// Takes all of them down, at once.
+fn take_down(contenders: Vec<Labs>) {
+    std::thread::scope(|scope| {
+        for lab in contenders.into_iter().flatten() {
+            scope.spawn(move || drop(lab));
+        }
+    });
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Who talks to whom there.
@@ -155,9 +180,7 @@ impl<'a> Turns<'a> {
         };
         std::thread::scope(|scope| {
             let threads: Vec<_> = self.all_labs().map(|lab| scope.spawn(move || reload(lab))).collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            threads.into_iter().try_for_each(join)
         })
     }
 
