@@ -37,8 +37,8 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
-        labs: 2,
-        rounds: 7,
+        labs: 3,
+        rounds: 5,
         latencies: 10,
         latencies_across: 2,
         seldom: 2,
@@ -46,7 +46,7 @@ impl Plan {
         connections: 400,
         packets: Duration::from_millis(20),
         frames: 64 * 2000,
-        bulk_rounds: 4,
+        bulk_rounds: 3,
         all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
