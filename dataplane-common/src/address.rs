@@ -17,7 +17,7 @@ pub trait Address: Copy + Eq {
 }
 
 /// An IPv4 address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C, align(4))]
 pub struct Ip4 {
@@ -26,7 +26,7 @@ pub struct Ip4 {
 }
 
 /// An IPv6 address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C, align(4))]
 pub struct Ip6 {
@@ -74,6 +74,26 @@ impl Address for Ip6 {
     }
 }
 
+/// As the derive would have it, but in words: the derive compares the bytes as an array that may lie anywhere, and the
+/// BPF target then loads them one by one.
+impl PartialEq for Ip4 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        // SAFETY: four plain bytes seen as a word, on both sides.
+        let words = unsafe { core::mem::transmute::<[Self; 2], [u32; 2]>([*self, *other]) };
+        words[0] == words[1]
+    }
+}
+
+/// As for IPv4.
+impl PartialEq for Ip6 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words(), other.words());
+        a == e && b == f && c == g && d == h
+    }
+}
+
 impl Ip6 {
     /// `::`, the address of a host that has none yet.
     pub const UNSPECIFIED: Self = Self { addr: [0; 16] };
@@ -81,7 +101,7 @@ impl Ip6 {
     #[inline(always)]
     const fn words(self) -> [u32; 4] {
         // SAFETY: sixteen plain bytes seen as four words; through the bytes one by one, LLVM would shuffle each.
-        unsafe { core::mem::transmute(self.addr) }
+        unsafe { core::mem::transmute(self) }
     }
 
     #[inline(always)]

@@ -64,13 +64,11 @@ impl<H> Frame<H> {
 /// `packet` points to six readable bytes at an even address, and so does `known`.
 #[inline(always)]
 pub unsafe fn same_mac(packet: *const [u8; 6], known: &[u8; 6]) -> bool {
-    // SAFETY: six bytes from the caller's promise; the words are read without a claim to alignment.
-    let (a, b, c) = unsafe {
-        let halves = packet.cast::<u16>();
-        (halves.read(), halves.add(1).read(), halves.add(2).read())
-    };
-    let [k0, k1, k2, k3, k4, k5] = *known;
-    a == u16::from_ne_bytes([k0, k1])
-        && b == u16::from_ne_bytes([k2, k3])
-        && c == u16::from_ne_bytes([k4, k5])
+    let (packet, known) = (packet.cast::<u16>(), core::ptr::from_ref(known).cast::<u16>());
+    // SAFETY: six bytes at even addresses, by the caller's promise.
+    unsafe {
+        packet.read() == known.read()
+            && packet.add(1).read() == known.add(1).read()
+            && packet.add(2).read() == known.add(2).read()
+    }
 }

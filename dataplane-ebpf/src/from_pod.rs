@@ -4,14 +4,13 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{DropReason, NextHopKind, PassReason, RouteEntry, TunnelEntry};
 
 use crate::{
-    Exit, Forward,
+    Exit, Forward, check_plain,
     context::Packet as _,
     frame::{Frame, same_mac},
-    lookup::Lookup,
+    lookup::{Lookup, Place},
     maps::tunnels,
     redirect::{address_to_node, address_to_pod},
     size::fits,
-    symmetry,
 };
 
 /// Checks the source, finds the destination and rewrites the headers for it.
@@ -24,23 +23,18 @@ pub fn forward<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     let ip = F::of(&frame, ctx.len())?;
 
     check_source(ctx, &frame, ip)?;
-    let destination = ip.destination();
-    let local = F::pod(destination);
-    let remote = if local.is_none() { F::route(destination) } else { None };
-    if local.is_none() && remote.is_none() {
-        return Err(PassReason::NotPod.into());
-    }
-    if ip.has_options() {
-        return Err(PassReason::Options.into());
-    }
-    symmetry::check(ctx, 0, ip)?;
-    if let Some(pod) = local {
-        // SAFETY: the frame is within the packet's bounds.
-        unsafe { address_to_pod(frame.ethernet(), pod) };
-        return Ok(Forward::ToPod(pod));
-    }
+    let route = match F::place(ip.destination()) {
+        Some(Place::Here(pod)) => {
+            check_plain(ctx, 0, ip)?;
+            // SAFETY: the frame is within the packet's bounds.
+            unsafe { address_to_pod(frame.ethernet(), pod) };
+            return Ok(Forward::ToPod(pod));
+        }
+        Some(Place::There(route)) => route,
+        None => return Err(PassReason::NotPod.into()),
+    };
 
-    let route = remote.ok_or(PassReason::NotPod)?;
+    check_plain(ctx, 0, ip)?;
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());
     }

@@ -3,7 +3,7 @@
 use dataplane_common::{DropReason, PassReason, PodEntry};
 
 use crate::{
-    Exit, context::Packet, family::Family, frame::Frame, lookup::Lookup, redirect::address_to_pod, symmetry,
+    Exit, check_plain, context::Packet, family::Family, frame::Frame, lookup::Lookup, redirect::address_to_pod, symmetry,
 };
 
 /// Finds the local pod that a packet is for. `base` is where the frame starts in the packet.
@@ -17,14 +17,30 @@ pub fn find_pod<F: Lookup, P: Packet>(
     frame: &Frame<F>,
 ) -> Result<&'static PodEntry, Exit> {
     let ip = F::of(frame, packet.size() - base as u32)?;
+    match F::pod(ip.destination()) {
+        Some(pod) => check(packet, base, ip, pod),
+        None => Err(not_for_pod::<F>(ip.source())),
+    }
+}
+
+/// What becomes of a packet from this address to something else than a local pod.
+#[inline(always)]
+pub fn not_for_pod<F: Lookup>(source: F::Address) -> Exit {
+    if F::pod(source).is_some() { DropReason::ForeignSource.into() } else { PassReason::NotPod.into() }
+}
+
+/// Whether a packet to that local pod is one to forward.
+///
+/// # Errors
+/// The reason why the packet is passed or dropped.
+#[inline(always)]
+pub fn check<F: Lookup, P: Packet>(
+    packet: &P,
+    base: usize,
+    ip: &F,
+    pod: &'static PodEntry,
+) -> Result<&'static PodEntry, Exit> {
     let source = ip.source();
-    let Some(pod) = F::pod(ip.destination()) else {
-        return Err(if F::pod(source).is_some() {
-            DropReason::ForeignSource.into()
-        } else {
-            PassReason::NotPod.into()
-        });
-    };
     // Replies to anybody but a pod go through the stack, so what they are replies to has to as well.
     if F::route(source).is_none() {
         // Local pods' packets never leave the node to come back.
@@ -36,10 +52,7 @@ pub fn find_pod<F: Lookup, P: Packet>(
         }
         return Err(PassReason::NotFromPod.into());
     }
-    if ip.has_options() {
-        return Err(PassReason::Options.into());
-    }
-    symmetry::check(packet, base, ip)?;
+    check_plain(packet, base, ip)?;
     // This node is a hop on the way, as the kernel's own forwarding is.
     if ip.hop_limit() <= 1 {
         return Err(PassReason::HopLimit.into());

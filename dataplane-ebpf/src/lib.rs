@@ -33,7 +33,11 @@ pub mod vxlan;
 pub mod wrap;
 pub mod xdp;
 
+use core::hint::cold_path;
+
 use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry, TunnelEntry};
+
+use crate::{context::Packet, lookup::Lookup};
 
 /// Why a packet is not forwarded by a program; `?` ends the program with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ pub enum Forward<'a> {
 impl From<PassReason> for Exit {
     #[inline(always)]
     fn from(reason: PassReason) -> Self {
+        cold_path();
         Self::Pass(reason)
     }
 }
@@ -71,8 +76,22 @@ impl From<PassReason> for Exit {
 impl From<DropReason> for Exit {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
+        cold_path();
         Self::Drop(reason)
     }
+}
+
+/// What a packet from a pod to a pod must not have, to be forwarded by a program: options, which are the kernel's, and a
+/// flow that the kernel's stack has touched.
+///
+/// # Errors
+/// The reason to pass it.
+#[inline(always)]
+pub fn check_plain<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> Result<(), Exit> {
+    if ip.has_options() {
+        return Err(PassReason::Options.into());
+    }
+    symmetry::check(packet, base, ip)
 }
 
 /// What an object of programs has to have beside them: the kernel requires a GPL-compatible licence of programs that call

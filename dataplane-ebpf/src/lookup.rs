@@ -1,10 +1,12 @@
 //! Destination and source look-ups: in the slots first, an array's element whose place the address itself says; then,
 //! where the agent says that the slots do not hold everything, in the hashes.
 
+use core::hint::cold_path;
+
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap};
 use dataplane_common::{
     ALL_PODS, ALL_ROUTES, Address as _, FlowEntry, FlowKey, Ip4, Ip6, POD_SLOTS, PREFIX_LENGTHS, PodEntry,
-    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, pod_slot, route_slot,
+    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings, pod_slot, route_slot,
 };
 
 use crate::{
@@ -24,12 +26,13 @@ pub struct Tables<A: 'static> {
     flows: &'static LruHashMap<FlowKey<A>, FlowEntry, FLOWS>,
 }
 
-/// A family's part of the settings.
-pub struct State {
-    prefix_lens: [u8; PREFIX_LENGTHS],
-    slot_prefix_len: u8,
-    slot_bits: u8,
-    all: u32,
+/// Where packets to an address go.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// To a pod on this node.
+    Here(&'static PodEntry),
+    /// To a peer node.
+    There(&'static RouteEntry),
 }
 
 /// A family whose pods and peers have maps.
@@ -37,8 +40,30 @@ pub trait Lookup: Family<Address: 'static> {
     /// Its maps.
     fn tables() -> Tables<Self::Address>;
 
-    /// Its part of the settings.
-    fn state() -> Option<State>;
+    /// Its part of the settings: [`Settings::prefix_lens4`].
+    fn prefix_lens(now: &Settings) -> &[u8; PREFIX_LENGTHS];
+
+    /// Its part of the settings: [`Settings::slot_prefix_len4`], [`Settings::slot_bits4`].
+    fn slot_prefix(now: &Settings) -> (u8, u8);
+
+    /// Its part of the settings: [`Settings::all_slots4`].
+    fn all_slots(now: &Settings) -> u32;
+
+    /// The local pod, or the route to the peer, with this address. No pod CIDRs overlap.
+    #[inline(always)]
+    fn place(address: Self::Address) -> Option<Place> {
+        if let Some(pod) = Self::pod_in_slot(address) {
+            return Some(Place::Here(pod));
+        }
+        let now = settings.get(0)?;
+        if Self::all_slots(now) & ALL_PODS == 0 {
+            cold_path();
+            if let Some(pod) = pod_in_hash::<Self>(&address) {
+                return Some(Place::Here(pod));
+            }
+        }
+        Self::route_by(now, address).map(Place::There)
+    }
 
     /// The local pod with this address.
     ///
@@ -47,29 +72,46 @@ pub trait Lookup: Family<Address: 'static> {
     /// before the agent writes another entry to it.
     #[inline(always)]
     fn pod(address: Self::Address) -> Option<&'static PodEntry> {
-        let tables = Self::tables();
-        match tables.pod_slots.get(pod_slot(address)) {
-            Some(slot) if slot.address == address && slot.pod.ifindex != 0 => return Some(&slot.pod),
-            _ => {}
+        if let Some(pod) = Self::pod_in_slot(address) {
+            return Some(pod);
         }
-        if Self::state()?.all & ALL_PODS != 0 {
+        if Self::all_slots(settings.get(0)?) & ALL_PODS != 0 {
             return None;
         }
+        cold_path();
         pod_in_hash::<Self>(&address)
+    }
+
+    /// The local pod with this address, if it has its slot.
+    #[inline(always)]
+    fn pod_in_slot(address: Self::Address) -> Option<&'static PodEntry> {
+        match Self::tables().pod_slots.get(pod_slot(address)) {
+            Some(slot) if slot.address == address && slot.pod.ifindex != 0 => Some(&slot.pod),
+            _ => None,
+        }
     }
 
     /// The peer route whose pod CIDR holds this address. No two do: the agent refuses clusters whose CIDRs overlap.
     #[inline(always)]
     fn route(address: Self::Address) -> Option<&'static RouteEntry> {
-        let state = Self::state()?;
-        let prefix_len = u32::from(state.slot_prefix_len);
-        match Self::tables().route_slots.get(route_slot(address, state.slot_bits.into())) {
+        Self::route_by(settings.get(0)?, address)
+    }
+
+    /// The same, with these settings.
+    #[inline(always)]
+    fn route_by(now: &Settings, address: Self::Address) -> Option<&'static RouteEntry> {
+        let (prefix_len, bits) = Self::slot_prefix(now);
+        let prefix_len = u32::from(prefix_len);
+        match Self::tables().route_slots.get(route_slot(address, bits.into())) {
             // Where no slot is in use the length is 0, and so it is in them.
             Some(slot) if slot.key == RouteKey::new(address, prefix_len) && prefix_len != 0 => {
                 Some(&slot.route)
             }
-            _ if state.all & ALL_ROUTES != 0 => None,
-            _ => route_in_hash::<Self>(&address),
+            _ if Self::all_slots(now) & ALL_ROUTES != 0 => None,
+            _ => {
+                cold_path();
+                route_in_hash::<Self>(&address)
+            }
         }
     }
 
@@ -98,10 +140,10 @@ fn pod_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static PodEntry> {
 /// The first hit over the prefix lengths in use. As above.
 #[inline(never)]
 fn route_in_hash<F: Lookup>(address: &F::Address) -> Option<&'static RouteEntry> {
-    let (routes, state) = (F::tables().routes, F::state()?);
+    let (routes, now) = (F::tables().routes, settings.get(0)?);
     // One key for all lengths: the stack of a program and its functions is small.
     let mut key = RouteKey { prefix_len: 0, prefix: *address };
-    for prefix_len in state.prefix_lens {
+    for prefix_len in *F::prefix_lens(now) {
         if prefix_len == 0 {
             break;
         }
@@ -128,13 +170,18 @@ impl Lookup for Ipv4Header {
     }
 
     #[inline(always)]
-    fn state() -> Option<State> {
-        settings.get(0).map(|now| State {
-            prefix_lens: now.prefix_lens4,
-            slot_prefix_len: now.slot_prefix_len4,
-            slot_bits: now.slot_bits4,
-            all: now.all_slots4,
-        })
+    fn prefix_lens(now: &Settings) -> &[u8; PREFIX_LENGTHS] {
+        &now.prefix_lens4
+    }
+
+    #[inline(always)]
+    fn slot_prefix(now: &Settings) -> (u8, u8) {
+        (now.slot_prefix_len4, now.slot_bits4)
+    }
+
+    #[inline(always)]
+    fn all_slots(now: &Settings) -> u32 {
+        now.all_slots4
     }
 }
 
@@ -151,12 +198,17 @@ impl Lookup for Ipv6Header {
     }
 
     #[inline(always)]
-    fn state() -> Option<State> {
-        settings.get(0).map(|now| State {
-            prefix_lens: now.prefix_lens6,
-            slot_prefix_len: now.slot_prefix_len6,
-            slot_bits: now.slot_bits6,
-            all: now.all_slots6,
-        })
+    fn prefix_lens(now: &Settings) -> &[u8; PREFIX_LENGTHS] {
+        &now.prefix_lens6
+    }
+
+    #[inline(always)]
+    fn slot_prefix(now: &Settings) -> (u8, u8) {
+        (now.slot_prefix_len6, now.slot_bits6)
+    }
+
+    #[inline(always)]
+    fn all_slots(now: &Settings) -> u32 {
+        now.all_slots6
     }
 }

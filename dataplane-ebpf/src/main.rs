@@ -25,10 +25,8 @@ use dataplane_ebpf::{
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
     let length = ctx.len();
-    let outcome = for_host(&ctx).and_then(|ip| match ip {
-        Ip::V4 => from_pod::forward::<Ipv4Header>(&ctx),
-        Ip::V6 => from_pod::forward::<Ipv6Header>(&ctx),
-    });
+    let outcome =
+        for_host(&ctx, from_pod::forward::<Ipv4Header>, from_pod::forward::<Ipv6Header>);
     finish(&ctx, Hook::FromPod, length, outcome)
 }
 
@@ -37,10 +35,7 @@ fn from_pod(ctx: TcContext) -> i32 {
 fn from_wire(ctx: TcContext) -> i32 {
     // As it has arrived: the overlay's headers count.
     let length = ctx.len();
-    let outcome = for_host(&ctx).and_then(|ip| match ip {
-        Ip::V4 => receive_wrapped::<Ipv4Header>(&ctx),
-        Ip::V6 => receive_wrapped::<Ipv6Header>(&ctx),
-    });
+    let outcome = for_host(&ctx, receive_wrapped::<Ipv4Header>, receive_wrapped::<Ipv6Header>);
     finish(&ctx, Hook::FromWire, length, outcome)
 }
 
@@ -48,7 +43,10 @@ fn from_wire(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_overlay(ctx: TcContext) -> i32 {
     let length = ctx.len();
-    let outcome = overlay::check_origin(&ctx).and_then(|()| for_host(&ctx)).and_then(|ip| receive(&ctx, ip));
+    let outcome = match overlay::check_origin(&ctx) {
+        Ok(()) => for_host(&ctx, receive::<Ipv4Header>, receive::<Ipv6Header>),
+        Err(exit) => Err(exit),
+    };
     finish(&ctx, Hook::FromOverlay, length, outcome)
 }
 
@@ -89,55 +87,61 @@ fn redirect_refused(ctx: BtfTracePointContext) {
     redirect_errors::refused(&ctx);
 }
 
-enum Ip {
-    V4,
-    V6,
-}
-
-/// The family of a frame that is addressed to this host.
+/// Has a frame that is addressed to this host looked at by its family. A branch for each: the two programs in one have
+/// nothing to do with each other.
 #[inline(always)]
-fn for_host(ctx: &TcContext) -> Result<Ip, Exit> {
+fn for_host<T>(
+    ctx: &TcContext,
+    ipv4: impl FnOnce(&TcContext) -> Result<T, Exit>,
+    ipv6: impl FnOnce(&TcContext) -> Result<T, Exit>,
+) -> Result<T, Exit> {
     /// `linux/if_packet.h`.
     const PACKET_HOST: u32 = 0;
     // SAFETY: a field of the program's context.
-    if unsafe { (*ctx.skb.skb).pkt_type } == PACKET_HOST {
-        Ok(family(ctx)?)
-    } else {
-        Err(PassReason::NotForHost.into())
+    if unsafe { (*ctx.skb.skb).pkt_type } != PACKET_HOST {
+        return Err(PassReason::NotForHost.into());
     }
+    by_family(ctx, ipv4, ipv6, || Err(PassReason::NotIp.into()))
 }
 
+/// The same for any frame.
 #[inline(always)]
-fn family(ctx: &TcContext) -> Result<Ip, PassReason> {
+fn by_family<T>(
+    ctx: &TcContext,
+    ipv4: impl FnOnce(&TcContext) -> T,
+    ipv6: impl FnOnce(&TcContext) -> T,
+    neither: impl FnOnce() -> T,
+) -> T {
     // SAFETY: fields of the program's context.
     let (protocol, vlan) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
     match protocol {
         // A tagged frame belongs to a VLAN device above this one.
-        _ if vlan != 0 => Err(PassReason::NotIp),
-        ether_type::IPV4 => Ok(Ip::V4),
-        ether_type::IPV6 => Ok(Ip::V6),
-        _ => Err(PassReason::NotIp),
+        _ if vlan != 0 => neither(),
+        ether_type::IPV4 => ipv4(ctx),
+        ether_type::IPV6 => ipv6(ctx),
+        _ => neither(),
     }
 }
 
-#[inline(always)]
-fn receive(ctx: &TcContext, ip: Ip) -> Result<Forward<'static>, Exit> {
-    match ip {
-        Ip::V4 => receive_family::<Ipv4Header>(ctx),
-        Ip::V6 => receive_family::<Ipv6Header>(ctx),
-    }
-}
-
+/// Packets to pods first: nothing of the overlay is addressed to one.
 #[inline(always)]
 fn receive_wrapped<F: OuterHeader>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
-    match unwrap::receive::<F>(ctx)? {
-        Some(pod) => Ok(Forward::ToPod(pod)),
-        None => receive_family::<F>(ctx),
-    }
+    let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    let ip = F::of(&frame, ctx.len())?;
+    let Some(pod) = F::pod(ip.destination()) else {
+        let source = ip.source();
+        return match unwrap::receive(ctx, ip)? {
+            Some(pod) => Ok(Forward::ToPod(pod)),
+            None => Err(from_wire::not_for_pod::<F>(source)),
+        };
+    };
+    let pod = from_wire::check(ctx, 0, ip, pod)?;
+    from_wire::hand_over(ctx, &mut frame, pod);
+    Ok(Forward::ToPod(pod))
 }
 
 #[inline(always)]
-fn receive_family<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
+fn receive<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
     let mut frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let pod = from_wire::find_pod(ctx, 0, &frame)?;
     from_wire::hand_over(ctx, &mut frame, pod);
@@ -152,11 +156,9 @@ fn leave(ctx: &TcContext, hook: Hook) -> i32 {
     if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
         return TC_ACT_UNSPEC;
     }
-    let noted = match family(ctx) {
-        Ok(Ip::V4) => symmetry::note::<Ipv4Header>(ctx),
-        Ok(Ip::V6) => symmetry::note::<Ipv6Header>(ctx),
-        Err(reason) => Err(reason),
-    };
+    let noted = by_family(ctx, symmetry::note::<Ipv4Header>, symmetry::note::<Ipv6Header>, || {
+        Err(PassReason::NotIp)
+    });
     let reason = match noted {
         Ok(()) => PassReason::Noted,
         Err(reason) => reason,

@@ -1,5 +1,7 @@
 //! The IP headers of the overlay's packets.
 
+use core::mem::transmute;
+
 use crate::{
     family::{Ipv4Header, Ipv6Header},
     vxlan::Carrier,
@@ -40,8 +42,8 @@ pub trait OuterHeader: Carrier {
     /// Its EtherType, network byte order.
     const ETHER_TYPE: u16;
 
-    /// The header of a packet that carries `payload_len` bytes from node to node, addresses as in the maps.
-    fn around(payload_len: u16, source: &[u8; 16], destination: &[u8; 16], congestion: u8) -> Self;
+    /// The header of a packet that carries `payload_len` bytes from node to node, addresses as in the maps, in words.
+    fn around(payload_len: u16, source: [u32; 4], destination: [u32; 4], congestion: u8) -> Self;
 }
 
 impl OuterHeader for Ipv4Header {
@@ -50,9 +52,8 @@ impl OuterHeader for Ipv4Header {
     const ETHER_TYPE: u16 = 0x0800u16.to_be();
 
     #[inline(always)]
-    fn around(payload_len: u16, source: &[u8; 16], destination: &[u8; 16], congestion: u8) -> Self {
-        let [[s0, s1, s2, s3, ..], [d0, d1, d2, d3, ..]] = [source, destination];
-        Self::udp(payload_len, [*s0, *s1, *s2, *s3], [*d0, *d1, *d2, *d3], congestion)
+    fn around(payload_len: u16, source: [u32; 4], destination: [u32; 4], congestion: u8) -> Self {
+        Self::udp(payload_len, source[0].to_ne_bytes(), destination[0].to_ne_bytes(), congestion)
     }
 }
 
@@ -62,7 +63,9 @@ impl OuterHeader for Ipv6Header {
     const ETHER_TYPE: u16 = 0x86ddu16.to_be();
 
     #[inline(always)]
-    fn around(payload_len: u16, source: &[u8; 16], destination: &[u8; 16], congestion: u8) -> Self {
-        Self::udp(payload_len, *source, *destination, congestion)
+    fn around(payload_len: u16, source: [u32; 4], destination: [u32; 4], congestion: u8) -> Self {
+        // SAFETY: four words seen as sixteen plain bytes, on both sides.
+        let [source, destination] = unsafe { transmute::<[[u32; 4]; 2], [[u8; 16]; 2]>([source, destination]) };
+        Self::udp(payload_len, source, destination, congestion)
     }
 }

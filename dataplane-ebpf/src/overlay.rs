@@ -10,6 +10,7 @@ use dataplane_common::{DropReason, Ip4, Ip6, NextHopKind, RouteEntry};
 use crate::{
     Exit,
     maps::{nodes4, nodes6},
+    redirect::words,
     vxlan::{OUTER_TTL, VNI},
 };
 
@@ -37,8 +38,8 @@ const BPF_F_DONT_FRAGMENT: u64 = 1 << 2;
 #[inline(always)]
 pub fn set_remote(ctx: &TcContext, route: &RouteEntry) -> bool {
     let v6 = route.kind == NextHopKind::Tunnel6 as u16;
-    // SAFETY: sixteen plain bytes seen as four words, as the kernel's union has them.
-    let mut remote = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(route.next_hop) };
+    // SAFETY: a route's.
+    let mut remote = unsafe { words(&route.next_hop) };
     if !v6 {
         // The one field of the key that the helper takes in host byte order.
         remote[0] = u32::from_be(remote[0]);

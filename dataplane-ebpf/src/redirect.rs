@@ -17,6 +17,23 @@ use crate::{
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
+/// An address in a map's value, in words: through its bytes, the BPF target would load one by one.
+///
+/// # Safety
+/// It lies at a multiple of four bytes, as those of routes and tunnels do.
+#[inline(always)]
+#[must_use]
+pub unsafe fn words(address: &[u8; 16]) -> [u32; 4] {
+    // SAFETY: sixteen plain bytes, and the caller's promise.
+    unsafe { core::ptr::from_ref(address).cast::<[u32; 4]>().read() }
+}
+
+const _: () = assert!(
+    core::mem::offset_of!(RouteEntry, next_hop).is_multiple_of(4)
+        && core::mem::offset_of!(TunnelEntry, next_hop).is_multiple_of(4)
+        && core::mem::offset_of!(TunnelEntry, source).is_multiple_of(4)
+);
+
 /// Addresses the frame from the host-side interface to the pod.
 ///
 /// # Safety
@@ -67,17 +84,17 @@ pub fn to_pod(pod: &PodEntry) -> i32 {
 #[inline(always)]
 pub fn to_peer(ctx: &TcContext, route: &RouteEntry) -> i32 {
     ctx.set_mark(MARK_FORWARDED);
-    to_neighbour(route.ifindex, route.kind, route.next_hop)
+    // SAFETY: a route's.
+    to_neighbour(route.ifindex, route.kind, unsafe { words(&route.next_hop) })
 }
 
 #[inline(always)]
-fn to_neighbour(ifindex: u32, kind: u16, next_hop: [u8; 16]) -> i32 {
+fn to_neighbour(ifindex: u32, kind: u16, next_hop: [u32; 4]) -> i32 {
     let v6 = kind == NextHopKind::Direct6 as u16;
-    // SAFETY: sixteen plain bytes seen as four words; the helper reads all of its union.
-    let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(next_hop) };
     let mut parameters = bpf_redir_neigh {
         nh_family: if v6 { AF_INET6 } else { AF_INET },
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+        // The helper reads all of its union.
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop },
     };
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the parameters live on the stack for the call, and their length is theirs.
@@ -96,7 +113,11 @@ pub fn to_tunnel(
     ctx.set_mark(MARK_FORWARDED);
     if let Some(tunnel) = tunnel {
         match wrap(ctx, route, tunnel, congestion) {
-            Wrapped::Yes => return Some(to_neighbour(tunnel.ifindex, tunnel.kind, tunnel.next_hop)),
+            Wrapped::Yes => {
+                // SAFETY: a tunnel's.
+                let next_hop = unsafe { words(&tunnel.next_hop) };
+                return Some(to_neighbour(tunnel.ifindex, tunnel.kind, next_hop));
+            }
             Wrapped::No => {}
             Wrapped::Broken => return None,
         }

@@ -97,7 +97,7 @@ fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> 
 pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
     let ip = F::of(&frame, ctx.len())?;
-    if !is_pod::<F>(ip.destination()) || !is_pod::<F>(ip.source()) {
+    if F::place(ip.destination()).is_none() || F::place(ip.source()).is_none() {
         return Err(PassReason::NotPod);
     }
     let (Kind::Flow(key) | Kind::FirstFragment(key)) = classify(ctx, 0, ip) else {
@@ -120,9 +120,4 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
         }
     }
     Ok(())
-}
-
-#[inline(always)]
-fn is_pod<F: Lookup>(address: F::Address) -> bool {
-    F::pod(address).is_some() || F::route(address).is_some()
 }

@@ -18,13 +18,12 @@ use crate::{
 };
 
 /// Finds the pod that a frame of our overlay is for, and takes the outer headers off. `None` for packets that have none.
+/// `ip` is the packet's outermost header.
 ///
 /// # Errors
 /// The reason why the packet is passed or dropped; it is unchanged then.
 #[inline(always)]
-pub fn receive<F: OuterHeader>(ctx: &TcContext) -> Result<Option<&'static PodEntry>, Exit> {
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    let ip = F::of(&frame, ctx.len())?;
+pub fn receive<F: OuterHeader>(ctx: &TcContext, ip: &F) -> Result<Option<&'static PodEntry>, Exit> {
     if path_mtu::notice(ctx, ip) {
         return Err(PassReason::PathMtu.into());
     }

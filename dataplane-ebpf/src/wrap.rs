@@ -12,6 +12,7 @@ use crate::{
     family::{Ipv4Header, Ipv6Header},
     frame::{ETHERNET_LEN, EthernetHeader, Frame},
     outer::{OuterHeader, room},
+    redirect::words,
     vxlan::{Outer, VxlanHeader},
 };
 
@@ -73,8 +74,10 @@ fn wrap_in<F: OuterHeader>(
     };
     let port = FIRST_PORT + ((u64::from(hash) * u64::from(PORTS)) >> 32) as u32;
     let payload_len = frame_len.wrapping_add(size_of::<VxlanHeader>() as u16);
+    // SAFETY: a tunnel's and a route's.
+    let (source, destination) = unsafe { (words(&tunnel.source), words(&route.next_hop)) };
     let headers = Outer {
-        ip: F::around(payload_len, &tunnel.source, &route.next_hop, congestion),
+        ip: F::around(payload_len, source, destination, congestion),
         vxlan: VxlanHeader::new(port as u16, frame_len),
     };
     // SAFETY: both frames are within the packet's bounds.
