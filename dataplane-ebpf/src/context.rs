@@ -1,6 +1,6 @@
 //! What tc and XDP programs have in common: a packet and its length.
 
-use core::mem::MaybeUninit;
+use core::{hint::cold_path, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -42,6 +42,7 @@ impl Packet for TcContext {
     #[inline(always)]
     fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
         Frame::within(self.data(), self.data_end(), base).or_else(|| {
+            cold_path();
             self.pull_data((base + Frame::<H>::HEAD_LEN) as u32).ok()?;
             Frame::within(self.data(), self.data_end(), base)
         })
