@@ -3,7 +3,8 @@
 use dataplane_common::{DropReason, PassReason, PodEntry};
 
 use crate::{
-    Exit, check_plain, context::Packet, family::Family, frame::Frame, lookup::Lookup, redirect::address_to_pod, symmetry,
+    Exit, check_plain, context::Packet, family::Family, frame::Frame, lookup::Lookup,
+    redirect::address_to_pod, symmetry,
 };
 
 /// Finds the local pod that a packet is for. `base` is where the frame starts in the packet.

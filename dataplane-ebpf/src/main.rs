@@ -25,8 +25,7 @@ use dataplane_ebpf::{
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
     let length = ctx.len();
-    let outcome =
-        for_host(&ctx, from_pod::forward::<Ipv4Header>, from_pod::forward::<Ipv6Header>);
+    let outcome = for_host(&ctx, from_pod::forward::<Ipv4Header>, from_pod::forward::<Ipv6Header>);
     finish(&ctx, Hook::FromPod, length, outcome)
 }
 
@@ -156,9 +155,8 @@ fn leave(ctx: &TcContext, hook: Hook) -> i32 {
     if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
         return TC_ACT_UNSPEC;
     }
-    let noted = by_family(ctx, symmetry::note::<Ipv4Header>, symmetry::note::<Ipv6Header>, || {
-        Err(PassReason::NotIp)
-    });
+    let noted =
+        by_family(ctx, symmetry::note::<Ipv4Header>, symmetry::note::<Ipv6Header>, || Err(PassReason::NotIp));
     let reason = match noted {
         Ok(()) => PassReason::Noted,
         Err(reason) => reason,

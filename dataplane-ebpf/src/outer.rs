@@ -65,7 +65,8 @@ impl OuterHeader for Ipv6Header {
     #[inline(always)]
     fn around(payload_len: u16, source: [u32; 4], destination: [u32; 4], congestion: u8) -> Self {
         // SAFETY: four words seen as sixteen plain bytes, on both sides.
-        let [source, destination] = unsafe { transmute::<[[u32; 4]; 2], [[u8; 16]; 2]>([source, destination]) };
+        let [source, destination] =
+            unsafe { transmute::<[[u32; 4]; 2], [[u8; 16]; 2]>([source, destination]) };
         Self::udp(payload_len, source, destination, congestion)
     }
 }

@@ -9,7 +9,7 @@ use aya::{
 };
 use dataplane_common::Hook;
 
-use super::{AttachSetting, XdpMode, maps, redirect_errors};
+use super::{AttachSetting, Features, XdpMode, maps, redirect_errors};
 
 /// The programs as the build has compiled them, aligned as the ELF reader wants it.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
@@ -62,7 +62,8 @@ impl Options {
     }
 }
 
-/// Loads the programs with maps of their own: nothing is pinned, nothing attached. For packet tests and benches.
+/// Loads the programs with maps of their own: nothing is pinned, nothing attached. For packet tests and benches. The XDP
+/// program is loaded where the kernel is new enough for it.
 ///
 /// # Errors
 /// As [`Datapath::open`].
@@ -77,7 +78,7 @@ pub fn load_unpinned() -> anyhow::Result<Ebpf> {
 pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
     let options = Options { max_pods, max_routes, ..Options::new(PathBuf::new()) };
     let mut ebpf = load(None, &options, None)?;
-    load_programs(&mut ebpf, true)?;
+    load_programs(&mut ebpf, Features::probe()?.xdp)?;
     Ok(ebpf)
 }
 
