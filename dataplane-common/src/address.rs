@@ -10,6 +10,11 @@ pub trait Address: Copy + Eq {
     #[must_use]
     fn masked(self, prefix_len: u32) -> Self;
 
+    /// Whether the address begins with the first `prefix_len` bits (1 to [`Self::BITS`]) of `prefix`. The same as comparing
+    /// what [`Self::masked`] makes of both, in fewer instructions.
+    #[must_use]
+    fn is_in(self, prefix: Self, prefix_len: u32) -> bool;
+
     /// The last bits of the address's first `prefix_len` (1 to [`Self::BITS`]), as a number: up to 32 of them, or
     /// those since the last multiple of 64.
     #[must_use]
@@ -45,6 +50,12 @@ impl Address for Ip4 {
     }
 
     #[inline(always)]
+    fn is_in(self, prefix: Self, prefix_len: u32) -> bool {
+        let differing = u32::from_be_bytes(self.addr) ^ u32::from_be_bytes(prefix.addr);
+        differing >> (Self::BITS.wrapping_sub(prefix_len) & 31) == 0
+    }
+
+    #[inline(always)]
     fn number(self, prefix_len: u32) -> u32 {
         u32::from_be_bytes(self.addr) >> (Self::BITS.wrapping_sub(prefix_len) & 31)
     }
@@ -65,12 +76,20 @@ impl Address for Ip6 {
     }
 
     #[inline(always)]
+    fn is_in(self, prefix: Self, prefix_len: u32) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words(), prefix.words());
+        // Only the half that the prefix ends in has to be looked at by bits.
+        let (whole, high, low) =
+            if prefix_len > 64 { ((a ^ e) | (b ^ f), c ^ g, d ^ h) } else { (0, a ^ e, b ^ f) };
+        whole == 0 && half(high, low) >> (0_u32.wrapping_sub(prefix_len) & 63) == 0
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
     fn number(self, prefix_len: u32) -> u32 {
         let [a, b, c, d] = self.words();
         let (high, low) = if prefix_len > 64 { (c, d) } else { (a, b) };
-        let half = u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
-        (half >> (0_u32.wrapping_sub(prefix_len) & 63)) as u32
+        (half(high, low) >> (0_u32.wrapping_sub(prefix_len) & 63)) as u32
     }
 }
 
@@ -109,6 +128,12 @@ impl Ip6 {
         // SAFETY: as above.
         Self { addr: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
     }
+}
+
+/// Two words as they stand in a packet, as a number.
+#[inline(always)]
+const fn half(high: u32, low: u32) -> u64 {
+    (u32::from_be(high) as u64) << 32 | u32::from_be(low) as u64
 }
 
 /// The first `bits` bits (in network order) of a word loaded from a packet.
@@ -166,6 +191,25 @@ mod tests {
         let address = Ip6::from(Ipv6Addr::new(0xfd00, 0x244, 0, 5, 0, 0, 0xabcd, 0x1234));
         let numbers = [128, 112, 64, 48, 32].map(|bits| address.number(bits));
         assert_eq!(numbers, [0xabcd_1234, 0xabcd, 5, 0x0244_0000, 0xfd00_0244]);
+    }
+
+    #[test]
+    fn an_address_is_in_a_prefix_as_far_as_their_bits_agree() {
+        fn check<A: Address + core::fmt::Debug>(address: A, flipped: impl Fn(u32) -> A) {
+            for bit in 0..A::BITS {
+                let other = flipped(bit);
+                for len in 1..=A::BITS {
+                    let same = address.masked(len) == other.masked(len);
+                    assert_eq!(same, len <= bit, "bit {bit}, /{len}");
+                    assert_eq!(address.is_in(other, len), same, "bit {bit}, /{len}");
+                    assert_eq!(address.is_in(other.masked(len), len), same, "bit {bit}, /{len}");
+                }
+            }
+        }
+        let v4 = 0x0af4_8301_u32;
+        check(Ip4 { addr: v4.to_be_bytes() }, |bit| Ip4 { addr: (v4 ^ 1 << (31 - bit)).to_be_bytes() });
+        let v6 = 0xfd00_0244_ffff_1234_abcd_ffff_8001_ffff_u128;
+        check(Ip6 { addr: v6.to_be_bytes() }, |bit| Ip6 { addr: (v6 ^ 1 << (127 - bit)).to_be_bytes() });
     }
 
     #[test]

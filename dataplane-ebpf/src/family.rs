@@ -1,5 +1,6 @@
 //! The two IP families behind one trait: the forwarding code is written once.
 
+use core::hint::cold_path;
 use core::mem::{offset_of, size_of};
 
 use dataplane_common::{Address, Ip4, Ip6, PassReason};
@@ -64,6 +65,9 @@ const _: () = assert!(size_of::<Ipv4Header>() == 20 && offset_of!(Ipv4Header, de
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && offset_of!(Ipv6Header, destination) == 24);
 
 impl Ipv4Header {
+    /// Version 4, and a length of five words: nearly all headers.
+    const PLAIN: u8 = 0x45;
+
     /// The header of a whole UDP packet that no router may take apart, so that it tells us where it is too big. Such
     /// packets need no identification (RFC 6864, 4.1).
     #[inline(always)]
@@ -71,7 +75,7 @@ impl Ipv4Header {
     pub fn udp(payload_len: u16, source: [u8; 4], destination: [u8; 4], congestion: u8) -> Self {
         const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
         let mut header = Self {
-            version_and_length: 0x45,
+            version_and_length: Self::PLAIN,
             service: congestion,
             total_length: payload_len.wrapping_add(size_of::<Self>() as u16).to_be(),
             identification: 0,
@@ -136,7 +140,8 @@ pub trait Family: Copy {
     /// says 0.
     fn packet_len(&self) -> u32;
 
-    /// Whether the header carries something that only the kernel handles: IPv4 options, hop-by-hop options.
+    /// Whether the header, whose version is right, carries something that only the kernel handles: IPv4 options,
+    /// hop-by-hop options.
     fn has_options(&self) -> bool;
 
     /// Source address.
@@ -189,6 +194,10 @@ impl Family for Ipv4Header {
 
     #[inline(always)]
     fn version_matches(&self) -> bool {
+        if self.version_and_length == Self::PLAIN {
+            return true;
+        }
+        cold_path();
         // A header length below five words is as wrong as another version.
         self.version_and_length >> 4 == 4 && self.version_and_length & 0x0f >= 5
     }
@@ -200,7 +209,7 @@ impl Family for Ipv4Header {
 
     #[inline(always)]
     fn has_options(&self) -> bool {
-        self.version_and_length & 0x0f != 5
+        self.version_and_length != Self::PLAIN
     }
 
     #[inline(always)]

@@ -104,7 +104,11 @@ pub trait Lookup: Family<Address: 'static> {
         let prefix_len = u32::from(prefix_len);
         match Self::tables().route_slots.get(route_slot(address, bits.into())) {
             // Where no slot is in use the length is 0, and so it is in them.
-            Some(slot) if slot.key == RouteKey::new(address, prefix_len) && prefix_len != 0 => {
+            Some(slot)
+                if slot.key.prefix_len == prefix_len
+                    && prefix_len != 0
+                    && address.is_in(slot.key.prefix, prefix_len) =>
+            {
                 Some(&slot.route)
             }
             _ if Self::all_slots(now) & ALL_ROUTES != 0 => None,

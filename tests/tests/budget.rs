@@ -19,12 +19,12 @@ use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to twice as many as later ones.
 const PROGRAMS: [(Hook, u32, u32); 6] = [
-    (Hook::FromPod, 3000, 25000),
-    (Hook::FromWire, 5800, 45000),
-    (Hook::FromOverlay, 3050, 16000),
-    (Hook::XdpFromWire, 4400, 45000),
-    (Hook::ToPod, 2000, 6500),
-    (Hook::ToWire, 2000, 6500),
+    (Hook::FromPod, 2700, 22000),
+    (Hook::FromWire, 5000, 40000),
+    (Hook::FromOverlay, 2850, 15000),
+    (Hook::XdpFromWire, 3800, 43000),
+    (Hook::ToPod, 1750, 5500),
+    (Hook::ToWire, 1750, 5500),
 ];
 
 /// Most kernel memory of all maps together, in bytes, with [`PODS`] local pods and [`NODES`] peer nodes in both families.

@@ -10,9 +10,9 @@ use crate::{privilege, progress, workspace};
 /// Cargo's profiles that we use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Quick to build; the tests run it.
+    /// Quick to build; tests and demo run it. The programs in it are those of the release.
     Dev,
-    /// What a node runs; demo and benches run it.
+    /// What a node runs; benches run it.
     Release,
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
 fn demonstrate(keep: bool) -> Result<Report> {
     let begun = Instant::now();
     let steps = Steps::new();
-    let binaries = Binaries::in_dir(&build::binaries(Profile::Release)?)?;
+    let binaries = Binaries::in_dir(&build::binaries(Profile::Dev)?)?;
     let mut podlane = steps.step("Starting three nodes with a Podlane agent each", || {
         Lab::builder().nodes(NODES).podlane(binaries.clone()).build()
     })?;

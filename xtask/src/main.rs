@@ -79,6 +79,6 @@ fn run(cli: Cli) -> Result<()> {
 /// What comes before everything that runs a lab: set-up and the binaries as the user, then root.
 fn lab(why_root: &str) -> Result<()> {
     setup::ensure(Scope::Lab)?;
-    build::binaries(build::Profile::Release)?;
+    build::binaries(build::Profile::Dev)?;
     privilege::become_root(why_root)
 }
