@@ -23,6 +23,7 @@ pub trait Address: Copy + Eq {
 
 /// An IPv4 address.
 #[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "what is equal by words has the same bytes")]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C, align(4))]
 pub struct Ip4 {
@@ -32,6 +33,7 @@ pub struct Ip4 {
 
 /// An IPv6 address.
 #[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "what is equal by words has the same bytes")]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C, align(4))]
 pub struct Ip6 {
