@@ -14,7 +14,8 @@ pub struct Features {
     pub kernel: String,
     /// tcx links (Linux 6.6, commit e420bed02507); probed.
     pub tcx: bool,
-    /// XDP with multi-buffer frames and `bpf_xdp_get_buff_len` (Linux 5.18, commit 0165cc817075); by version.
+    /// XDP with multi-buffer frames and `bpf_xdp_get_buff_len` (Linux 5.18, commit 0165cc817075); told by the kernel's
+    /// types.
     pub xdp: bool,
     /// `bpf_redirect_peer` scrubs the packet and addresses it to the pod (Linux 6.15, commit 8ec42e69eab4); by version.
     /// The programs rewrite the MAC address themselves, so both behaviours do.
@@ -43,7 +44,7 @@ impl Features {
             tunnel_unwrap_mixed: types.mention("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"),
             kernel,
             tcx: has_tcx()?,
-            xdp: version >= (5, 18),
+            xdp: types.mention("BPF_FUNC_xdp_get_buff_len"),
             redirect_peer_scrubs: version >= (6, 15),
         })
     }
