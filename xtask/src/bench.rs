@@ -6,6 +6,7 @@ mod compare;
 mod machine;
 mod network;
 mod order;
+mod pace;
 mod plan;
 mod plots;
 mod programs;
@@ -16,12 +17,13 @@ mod scale;
 mod targets;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use podlane_tests::Binaries;
 
+use self::pace::Pace;
 use self::plan::Plan;
 use self::report::Report;
 use crate::build::{self, Profile};
@@ -50,6 +52,9 @@ struct How {
     /// Fewer rounds: at most 5 minutes
     #[arg(long)]
     quick: bool,
+    /// How long a bench of everything may take, building apart [default: 40, with --quick 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(4..))]
+    minutes: Option<u16>,
     /// Where bench.json and the plots go [default: target/bench]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -97,7 +102,10 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let binaries = build::binaries(Profile::Release)?;
     let programs = if parts.programs { Some(build::programs_bench()?) } else { None };
     privilege::become_root("the benches build network namespaces and load eBPF programs")?;
-    let plan = if how.quick { Plan::QUICK } else { Plan::FULL };
+    let mut plan = if how.quick { Plan::QUICK } else { Plan::FULL };
+    if let Some(minutes) = how.minutes {
+        plan.limit = Duration::from_secs(60 * u64::from(minutes));
+    }
     measure(&plan, parts, &binaries, programs.as_deref(), &out)
 }
 
@@ -112,7 +120,7 @@ fn measure(plan: &Plan, parts: Parts, binaries: &Path, programs: Option<&Path>, 
         report.rows = measured.rows;
         if parts.network {
             heading("Contenders");
-            let measured = network::measure(&binaries, programs, plan)?;
+            let measured = network::measure(&binaries, programs, plan, Pace::new(begun, plan.limit))?;
             report.contenders = measured.contenders;
             report.rows.extend(measured.rows);
         }

@@ -14,6 +14,7 @@ use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
 use super::order::{self, Turn};
+use super::pace::Pace;
 use super::plan::Plan;
 use super::programs::{self, Way};
 use super::rows::{self, Key, Topology, Who};
@@ -45,23 +46,33 @@ const WIRES: usize = 3;
 /// of round trips varies by a good part of what Podlane adds to them on one node.
 const WIRE_TURNS: usize = 7;
 
+/// What part of a lab's time is for transfers, where time is short.
+const TRANSFERS_SHARE: f64 = 0.35;
+
 /// How many of them are built at a time.
 const BUILDERS: usize = 4;
 
 /// What is built of a contender: one lab, or several that take turns.
 type Labs = Vec<Contender>;
 
-pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Result<Measured> {
+pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: Pace) -> Result<Measured> {
     let begun = Instant::now();
     let mut samples = BTreeMap::new();
     let mut built = (Vec::new(), Vec::new());
+    let (mut lab, mut labs) = (0, plan.labs);
     // Where the kernel happens to put things makes a per cent or two: build anew, to even it out.
-    for lab in 1..=plan.labs {
+    while lab < labs {
+        lab += 1;
+        let building = Instant::now();
         take_down(built.0);
         built = build(binaries)?;
-        eprintln!("   labs {lab} of {}: all stand ({})", plan.labs, seconds(begun.elapsed()));
+        if lab == 1 {
+            labs = pace.labs(plan.labs, building.elapsed());
+        }
+        eprintln!("   labs {lab} of {labs}: all stand ({})", seconds(begun.elapsed()));
+        let (mut trips, mut transfers) = pace.shares(labs - lab, TRANSFERS_SHARE);
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
-        for round in 1..=plan.rounds {
+        while let Some(round) = trips.next(plan.seldom, plan.rounds) {
             if round > 1 {
                 turns.reload_programs()?;
             }
@@ -69,7 +80,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan) -> Resu
             progress("round trips, packets, connections", round, plan.rounds, begun);
         }
         turns.set_wire_gro(true)?;
-        for round in 1..=plan.bulk_rounds {
+        while let Some(round) = transfers.next(1, plan.bulk_rounds) {
             turns.reload_programs()?;
             // Half of them do for IPv6.
             turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;

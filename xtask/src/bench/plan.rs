@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Rounds, and the size of each sample. The contenders take turns in every round.
 pub(super) struct Plan {
     pub(super) quick: bool,
+    /// How long a bench of everything takes at most. Where this does not do for what follows, it is less.
+    pub(super) limit: Duration,
     /// How often everything is built anew.
     pub(super) labs: usize,
     /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
@@ -37,6 +39,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) const QUICK: Self = Self {
         quick: true,
+        limit: Duration::from_secs(5 * 60),
         labs: 3,
         rounds: 5,
         latencies: 10,
@@ -53,6 +56,7 @@ impl Plan {
     };
     pub(super) const FULL: Self = Self {
         quick: false,
+        limit: Duration::from_secs(40 * 60),
         labs: 2,
         rounds: 12,
         latencies: 8,
