@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// For taking the last labs down and drawing the plots.
-const RESERVE: Duration = Duration::from_secs(15);
+/// For what is done before and after: finding that everything is built, taking the last labs down, drawing the plots.
+const RESERVE: Duration = Duration::from_secs(25);
 
 /// What part of the time building the labs may take: one in so many.
 const BUILDING: usize = 3;
