@@ -76,7 +76,10 @@ fn main() -> Result<()> {
                 measured.add(&mut node, effort)?;
             }
         }
-        Ok(Programs { sizes, rows: measured.iter().flat_map(Measured::rows).collect() })
+        let [smallest, grown @ ..] = &measured;
+        let rows = measured.iter().flat_map(Measured::rows);
+        let growth = grown.iter().flat_map(|grown| grown.growth(smallest, effort));
+        Ok(Programs { sizes, rows: rows.chain(growth).collect() })
     });
     let programs = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     println!("{}", serde_json::to_string(&programs)?);

@@ -77,6 +77,30 @@ impl Measured {
         Ok(())
     }
 
+    /// By how much that is more than with the smallest load, for the paths that have targets: the ratio each time the
+    /// programs were loaded, as the machine's own speed changes from one time to the next.
+    pub fn growth(&self, smallest: &Self, effort: Effort) -> Vec<Row> {
+        let named = PATHS
+            .iter()
+            .zip(&self.paths)
+            .zip(&smallest.paths)
+            .filter(|((path, _), _)| path.is_named_by_a_target());
+        named
+            .map(|((path, grown), smallest)| {
+                let each_time = |taken: &Taken| -> Vec<f64> {
+                    let times = taken.over_empty.0.chunks(effort.rounds(path));
+                    times.map(|samples| Samples(samples.to_vec()).median()).collect()
+                };
+                let ratios = each_time(grown)
+                    .iter()
+                    .zip(each_time(smallest))
+                    .map(|(grown, small)| grown / small)
+                    .collect();
+                Row { unit: "ratio".to_owned(), ..row(self.load, path, "growth", &Samples(ratios)) }
+            })
+            .collect()
+    }
+
     /// Its rows.
     pub fn rows(&self) -> Vec<Row> {
         let rows = PATHS.iter().zip(&self.paths).map(|(path, taken)| {

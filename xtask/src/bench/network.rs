@@ -14,7 +14,7 @@ use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
 use super::order::{self, Turn};
-use super::pace::Pace;
+use super::pace::{Pace, Rounds};
 use super::plan::Plan;
 use super::programs::{self, Way};
 use super::rows::{self, Key, Topology, Who};
@@ -63,24 +63,30 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
     // Where the kernel happens to put things makes a per cent or two: build anew, to even it out.
     while lab < labs {
         lab += 1;
-        let building = Instant::now();
+        let lab_begun = Instant::now();
         take_down(built.0);
         built = build(binaries)?;
-        if lab == 1 {
-            labs = pace.labs(plan.labs, building.elapsed());
-        }
         eprintln!("   labs {lab} of {labs}: all stand ({})", seconds(begun.elapsed()));
-        let (mut trips, mut transfers) = pace.shares(labs - lab, TRANSFERS_SHARE);
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
-        while let Some(round) = trips.next(plan.seldom, plan.rounds) {
+        let mut ends = pace.shares(labs - lab, TRANSFERS_SHARE);
+        let mut trips = Rounds::new();
+        while let Some(round) = trips.next(ends.0, plan.seldom, plan.rounds) {
+            let round_begun = Instant::now();
             if round > 1 {
                 turns.reload_programs()?;
             }
             turns.latencies_and_packets(round)?;
             progress("round trips, packets, connections", round, plan.rounds, begun);
+            if (lab, round) == (1, 1) {
+                // With the other rounds that there have to be, and transfers.
+                let least = lab_begun.elapsed() + round_begun.elapsed() * 3;
+                labs = pace.labs(plan.labs, least, lab_begun.elapsed());
+                ends = pace.shares(labs - lab, TRANSFERS_SHARE);
+            }
         }
         turns.set_wire_gro(true)?;
-        while let Some(round) = transfers.next(1, plan.bulk_rounds) {
+        let mut transfers = Rounds::new();
+        while let Some(round) = transfers.next(ends.1, 1, plan.bulk_rounds) {
             turns.reload_programs()?;
             // Half of them do for IPv6.
             turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;

@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 /// For what is done before and after: finding that everything is built, taking the last labs down, drawing the plots.
 const RESERVE: Duration = Duration::from_secs(25);
 
-/// What part of the time building the labs may take: one in so many.
-const BUILDING: usize = 3;
-
 /// When measuring has to be over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
@@ -20,17 +17,18 @@ impl Pace {
         Self { end: begun + limit.saturating_sub(RESERVE) }
     }
 
-    /// How often everything can be built, if the first time took so long: once, and at most as often as is planned.
-    pub(super) fn labs(&self, planned: usize, building: Duration) -> usize {
-        affordable(planned, building, self.left() + building)
+    /// How often everything can be built and measured, if that takes so long each time, and `spent` has been spent on the
+    /// first: once, and at most as often as is planned.
+    pub(super) fn labs(&self, planned: usize, each: Duration, spent: Duration) -> usize {
+        affordable(planned, each, self.left() + spent)
     }
 
-    /// The end of what is left of this lab's share of the time, when so many others follow it; and when round trips have
-    /// to make way for transfers, which are given `transfers` of the rest.
-    pub(super) fn shares(&self, followers: usize, transfers: f64) -> (Rounds, Rounds) {
+    /// When round trips have to make way for transfers, and the end of this lab's share of the time, when so many others
+    /// follow it. Transfers are given that part of it.
+    pub(super) fn shares(&self, followers: usize, transfers: f64) -> (Instant, Instant) {
         let own = self.left().div_f64((followers + 1) as f64);
         let now = Instant::now();
-        (Rounds::until(now + own.mul_f64(1.0 - transfers)), Rounds::until(now + own))
+        (now + own.mul_f64(1.0 - transfers), now + own)
     }
 
     fn left(&self) -> Duration {
@@ -41,23 +39,20 @@ impl Pace {
 /// Rounds, for as long as another one fits.
 #[derive(Debug)]
 pub(super) struct Rounds {
-    until: Instant,
     begun: Instant,
     done: u32,
 }
 
 impl Rounds {
-    fn until(until: Instant) -> Self {
-        Self { until, begun: Instant::now(), done: 0 }
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { begun: Instant::now(), done: 0 }
     }
 
-    /// The number of the next round, from 1 on: of at least `least` and at most `most`, as many as fit.
-    pub(super) fn next(&mut self, least: usize, most: usize) -> Option<usize> {
-        if self.done == 0 {
-            self.begun = Instant::now();
-        }
+    /// The number of the next round, from 1 on: of at least `least` and at most `most`, as many as end before `until`.
+    pub(super) fn next(&mut self, until: Instant, least: usize, most: usize) -> Option<usize> {
         let done = self.done as usize;
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(Instant::now());
         if done >= most || (done >= least && !another(self.done, self.begun.elapsed(), left)) {
             return None;
         }
@@ -66,9 +61,9 @@ impl Rounds {
     }
 }
 
-/// Of `planned` times that take `building` each, how many fit into their part of `time`.
-fn affordable(planned: usize, building: Duration, time: Duration) -> usize {
-    (1..=planned.max(1)).rev().find(|labs| building.mul_f64((*labs * BUILDING) as f64) <= time).unwrap_or(1)
+/// Of `planned` times that take so long each, how many fit.
+fn affordable(planned: usize, each: Duration, time: Duration) -> usize {
+    (1..=planned).rev().find(|labs| each.mul_f64(*labs as f64) <= time).unwrap_or(1)
 }
 
 /// Whether another round fits, if it takes as long as those before it.
@@ -85,12 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn building_takes_a_third_of_the_time_at_most_but_happens_once() {
-        assert_eq!(affordable(3, seconds(20), seconds(240)), 3);
-        assert_eq!(affordable(3, seconds(40), seconds(240)), 2);
-        assert_eq!(affordable(3, seconds(41), seconds(240)), 1);
+    fn labs_are_as_many_as_fit_but_one_at_least() {
+        assert_eq!(affordable(3, seconds(80), seconds(240)), 3);
+        assert_eq!(affordable(3, seconds(81), seconds(240)), 2);
         assert_eq!(affordable(3, seconds(400), seconds(240)), 1);
-        assert_eq!(affordable(2, seconds(20), seconds(2400)), 2);
+        assert_eq!(affordable(2, seconds(80), seconds(2400)), 2);
     }
 
     #[test]
@@ -102,21 +96,20 @@ mod tests {
 
     #[test]
     fn there_are_as_many_rounds_as_are_needed_and_no_more_than_are_planned() {
-        let counted =
-            |mut rounds: Rounds, least, most| std::iter::from_fn(|| rounds.next(least, most)).count();
-        let now = Instant::now();
+        let counted = |until, least, most| {
+            let mut rounds = Rounds::new();
+            std::iter::from_fn(|| rounds.next(until, least, most)).count()
+        };
         // A round takes no time here.
-        assert_eq!(counted(Rounds::until(now + seconds(100)), 2, 5), 5);
-        let late = Rounds { until: now, begun: now, done: 0 };
-        assert_eq!(counted(late, 2, 5), 2);
+        assert_eq!(counted(Instant::now() + seconds(100), 2, 5), 5);
+        assert_eq!(counted(Instant::now(), 2, 5), 2);
     }
 
     #[test]
     fn what_is_left_is_shared_with_the_labs_that_follow() {
         let pace = Pace { end: Instant::now() + seconds(90) };
         let (trips, transfers) = pace.shares(2, 0.4);
-        let from_now =
-            |rounds: Rounds| rounds.until.saturating_duration_since(Instant::now()).as_secs_f64().round();
+        let from_now = |end: Instant| end.saturating_duration_since(Instant::now()).as_secs_f64().round();
         assert_eq!((from_now(trips), from_now(transfers)), (18.0, 30.0));
     }
 }

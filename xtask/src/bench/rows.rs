@@ -31,12 +31,11 @@ impl Topology {
 /// All rows: of what was measured, and of what comes of several contenders' samples of the same round, which all had
 /// whatever else was going on.
 pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Samples>) -> Vec<Row> {
-    let measured = samples.iter().map(|(key, samples)| (*key, samples.clone()));
-    measured
-        .chain(overheads(samples))
-        .chain(relative(samples))
-        .map(|(key, samples)| samples.row(row(contenders, key)))
-        .collect()
+    let overheads: BTreeMap<Key, Samples> = overheads(samples).into_iter().collect();
+    let measured = samples.iter().chain(&overheads);
+    let relative = measured.clone().filter_map(|(key, own)| relative(*key, own, samples));
+    let measured = measured.map(|(key, own)| (*key, own.clone()));
+    measured.chain(relative).map(|(key, samples)| samples.row(row(contenders, key))).collect()
 }
 
 /// What a contender adds to the wire.
@@ -56,27 +55,33 @@ fn overheads(samples: &BTreeMap<Key, Samples>) -> Vec<(Key, Samples)> {
     overheads
 }
 
-/// A contender's transfers, as parts of the median of all contenders'.
-fn relative(samples: &BTreeMap<Key, Samples>) -> Vec<(Key, Samples)> {
-    let mut relative = Vec::new();
-    for ((contender, topology, ipv6, metric), own) in samples {
-        let name = match *metric {
-            "tcp-1-throughput" => "tcp-1-relative",
-            "tcp-8-throughput" => "tcp-8-relative",
-            _ => continue,
-        };
-        let all: Vec<&Samples> = samples
-            .iter()
-            .filter(|(key, _)| (key.1, key.2, key.3) == (*topology, *ipv6, *metric))
-            .map(|(_, samples)| samples)
-            .collect();
-        let of_round = |(round, own): (usize, &f64)| {
-            own / Samples(all.iter().filter_map(|samples| samples.0.get(round)).copied().collect()).median()
-        };
-        let parts = own.0.iter().enumerate().map(of_round).collect();
-        relative.push(((*contender, *topology, *ipv6, name), Samples(parts)));
-    }
-    relative
+/// What is told as parts of something in the same round, and what that is: the median of all contenders'.
+const RELATIVE: [(&str, &str, &str); 8] = [
+    ("tcp-rtt-p50", "tcp-rtt-relative", "tcp-rtt-p50"),
+    ("udp-rtt-p50", "udp-rtt-relative", "udp-rtt-p50"),
+    ("tcp-rtt-overhead", "tcp-rtt-overhead-relative", "tcp-rtt-p50"),
+    ("udp-rtt-overhead", "udp-rtt-overhead-relative", "udp-rtt-p50"),
+    ("udp-64-pps", "udp-64-relative", "udp-64-pps"),
+    ("forwarding-pps", "forwarding-relative", "forwarding-pps"),
+    ("tcp-1-throughput", "tcp-1-relative", "tcp-1-throughput"),
+    ("tcp-8-throughput", "tcp-8-relative", "tcp-8-throughput"),
+];
+
+/// A contender's samples as such parts. The targets compare these: the machine's speed may change from round to round, by
+/// half as much again.
+fn relative(key: Key, own: &Samples, samples: &BTreeMap<Key, Samples>) -> Option<(Key, Samples)> {
+    let (contender, topology, ipv6, metric) = key;
+    let (_, name, of) = RELATIVE.into_iter().find(|(from, ..)| *from == metric)?;
+    let all: Vec<&Samples> = samples
+        .iter()
+        .filter(|(key, _)| (key.1, key.2, key.3) == (topology, ipv6, of))
+        .map(|(_, samples)| samples)
+        .collect();
+    let of_round = |(round, own): (usize, &f64)| {
+        own / Samples(all.iter().filter_map(|samples| samples.0.get(round)).copied().collect()).median()
+    };
+    let parts = own.0.iter().enumerate().map(of_round).collect();
+    Some(((contender, topology, ipv6, name), Samples(parts)))
 }
 
 fn row(contenders: &[Who<'_>], (contender, topology, ipv6, metric): Key) -> Row {
@@ -99,7 +104,7 @@ fn unit(metric: &str) -> &'static str {
         "udp-64-pps" | "udp-1400-pps" | "forwarding-pps" | "forwarding-floor-pps" => "packets/s",
         "udp-64-overhead" => "ns/packet",
         "tcp-1-throughput" | "tcp-8-throughput" => "Gbit/s",
-        "tcp-1-relative" | "tcp-8-relative" => "of the round's median",
+        _ if metric.ends_with("-relative") => "of the round's median",
         "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
         _ => "µs",
     }
@@ -128,6 +133,15 @@ mod tests {
         assert_eq!(median(&rows, ("bridge", false), "tcp-rtt-overhead"), Some(3.0));
         assert_eq!(median(&rows, ("podlane", true), "tcp-rtt-overhead"), Some(1.0));
         assert_eq!(median(&rows, ("wire", false), "tcp-rtt-overhead"), None);
+    }
+
+    #[test]
+    fn relative_overheads_keep_their_ratio_when_the_machine_slows_down() {
+        // Twice as slow in the second round.
+        let rows = rows("udp-rtt-p50", [&[4.0, 8.0], &[6.0, 12.0], &[5.0, 10.0]]);
+        let of = |who| median(&rows, who, "udp-rtt-overhead-relative");
+        assert_eq!((of(("bridge", false)), of(("podlane", true))), (Some(0.4), Some(0.2)));
+        assert_eq!(median(&rows, ("wire", false), "udp-rtt-relative"), Some(0.8));
     }
 
     #[test]

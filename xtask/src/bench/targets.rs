@@ -83,8 +83,8 @@ struct Figures<'a> {
 
 impl Figures<'_> {
     fn targets(&self) -> Vec<Target> {
-        let tcp = self.round_trips("TCP", "tcp-rtt-p50", "tcp-rtt-overhead");
-        let udp = self.round_trips("UDP", "udp-rtt-p50", "udp-rtt-overhead");
+        let tcp = self.round_trips("TCP", "tcp-rtt-relative", "tcp-rtt-overhead-relative");
+        let udp = self.round_trips("UDP", "udp-rtt-relative", "udp-rtt-overhead-relative");
         tcp.into_iter().chain(udp).chain(self.rates()).collect()
     }
 
@@ -155,18 +155,18 @@ impl Figures<'_> {
             at_least(
                 "across nodes, UDP packets of 64 bytes a second on one CPU: ÷ host-gw, netfilter on both".to_owned(),
                 1.25,
-                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "udp-64-pps"),
+                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "udp-64-relative"),
             ),
             at_least(
                 "forwarding alone, frames from the wire to a pod a second: tc ÷ host-gw, netfilter on both".to_owned(),
                 1.5,
-                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "forwarding-pps"),
+                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "forwarding-relative"),
             ),
             at_least(
                 "forwarding alone, frames from the wire to a pod a second: XDP native ÷ host-gw, netfilter on both"
                     .to_owned(),
                 3.0,
-                self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-pps"),
+                self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-relative"),
             ),
         ];
         for (streams, metric) in [("one stream", "tcp-1-relative"), ("8 streams", "tcp-8-relative")] {
@@ -202,9 +202,9 @@ const GROWN: [(&str, (u32, u32, u32)); 3] = [
 ];
 
 fn programs(rows: &[Row]) -> Vec<Target> {
-    let cost = |program: &str, path: &str, (flows, pods, nodes): (u32, u32, u32)| {
+    let find = |metric: &str, program: &str, path: &str, (flows, pods, nodes): (u32, u32, u32)| {
         let row = rows.iter().find(|row| {
-            row.metric == "over-empty-program"
+            row.metric == metric
                 && row.family == "ipv4"
                 && row.program.as_deref() == Some(program)
                 && row.path.as_deref() == Some(path)
@@ -214,11 +214,10 @@ fn programs(rows: &[Row]) -> Vec<Target> {
     };
     let mut targets = Vec::new();
     for (program, path, limit) in LIMITS {
-        let smallest = cost(program, path, SMALLEST);
+        let smallest = find("over-empty-program", program, path, SMALLEST);
         targets.push(at_most(format!("{program} {path}: ns over an empty program"), limit, smallest));
         for (growth, load) in GROWN {
-            let grown = cost(program, path, load);
-            let value = grown.zip(smallest).map(|(grown, smallest)| grown / smallest);
+            let value = find("growth", program, path, load);
             targets.push(at_most(format!("{program} {path}: growth {growth}"), 1.2, value));
         }
     }
@@ -264,10 +263,10 @@ mod tests {
     #[test]
     fn overheads_are_compared_above_the_wire() {
         let rows = [
-            row("bridge", SAME, "tcp-rtt-p50", 10.0),
-            row("podlane", SAME, "tcp-rtt-p50", 8.5),
-            row("bridge", SAME, "tcp-rtt-overhead", 2.0),
-            row("podlane", SAME, "tcp-rtt-overhead", 0.5),
+            row("bridge", SAME, "tcp-rtt-relative", 10.0),
+            row("podlane", SAME, "tcp-rtt-relative", 8.5),
+            row("bridge", SAME, "tcp-rtt-overhead-relative", 2.0),
+            row("podlane", SAME, "tcp-rtt-overhead-relative", 0.5),
         ];
         let first = &all(&rows, true)[0];
         assert_eq!((first.value, first.met), (Some(0.25), false));
@@ -276,10 +275,10 @@ mod tests {
     #[test]
     fn on_one_node_what_is_the_same_is_pooled() {
         let rows = [
-            row("bridge", SAME, "tcp-rtt-overhead", 3.0),
-            row("classic", SAME, "tcp-rtt-overhead", 1.0),
-            row("podlane", SAME, "tcp-rtt-overhead", 0.3),
-            row("podlane-xdp", SAME, "tcp-rtt-overhead", 0.5),
+            row("bridge", SAME, "tcp-rtt-overhead-relative", 3.0),
+            row("classic", SAME, "tcp-rtt-overhead-relative", 1.0),
+            row("podlane", SAME, "tcp-rtt-overhead-relative", 0.3),
+            row("podlane-xdp", SAME, "tcp-rtt-overhead-relative", 0.5),
         ];
         assert_eq!(all(&rows, true)[0].value, Some(0.2));
     }
@@ -287,8 +286,8 @@ mod tests {
     #[test]
     fn the_floor_stands_where_podlane_does() {
         let rows = [
-            row("bridge", SAME, "tcp-rtt-overhead", 2.0),
-            row("tc-floor", SAME, "tcp-rtt-overhead", 0.4),
+            row("bridge", SAME, "tcp-rtt-overhead-relative", 2.0),
+            row("tc-floor", SAME, "tcp-rtt-overhead-relative", 0.4),
             row("vxlan", ACROSS, "tcp-1-relative", 2.0),
             row("podlane-vxlan", ACROSS, "tcp-1-relative", 2.0),
         ];
@@ -301,6 +300,22 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_not_met() {
         assert!(all(&[], true).iter().all(|target| target.value.is_none() && !target.met));
+    }
+
+    #[test]
+    fn growth_is_that_of_the_load() {
+        let (flows, pods, nodes) = GROWN[1].1;
+        let grown = Row {
+            program: Some("from_wire".to_owned()),
+            path: Some("to-local-pod".to_owned()),
+            flows: Some(flows),
+            pods: Some(pods),
+            nodes: Some(nodes),
+            ..row("", "", "growth", 1.1)
+        };
+        let met: Vec<_> = all(&[grown], false).into_iter().filter(|target| target.met).collect();
+        assert_eq!(met.len(), 1);
+        assert_eq!(met[0].name, "from_wire to-local-pod: growth from 10 to 1,000 local pods");
     }
 
     #[test]
