@@ -72,6 +72,12 @@ impl Plan {
         all_with_ipv6: true,
     };
 
+    /// The limit in minutes, where another has been asked for.
+    pub(super) fn other_limit(&self) -> Option<u64> {
+        let usual = if self.quick { Self::QUICK.limit } else { Self::FULL.limit };
+        (self.limit != usual).then_some(self.limit.as_secs() / 60)
+    }
+
     /// The families (IPv6, or IPv4) of what is measured with IPv6 in a full run alone.
     pub(super) const fn families(&self) -> &'static [bool] {
         if self.all_with_ipv6 { &[false, true] } else { &[false] }

@@ -50,13 +50,14 @@ impl Report {
             date: machine::date(),
             commit: machine::commit(),
             command: format!(
-                "cargo xtask bench{}{}",
+                "cargo xtask bench{}{}{}",
                 match parts {
                     Parts { network: true, .. } => "",
                     Parts { programs: true, .. } => " programs",
                     Parts { .. } => " cni",
                 },
-                if plan.quick { " --quick" } else { "" }
+                if plan.quick { " --quick" } else { "" },
+                plan.other_limit().map(|minutes| format!(" --minutes {minutes}")).unwrap_or_default()
             ),
             contenders: Vec::new(),
             programs: Vec::new(),
