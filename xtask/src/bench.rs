@@ -39,6 +39,14 @@ pub(crate) struct BenchArgs {
     only: Option<Only>,
     #[command(flatten)]
     how: How,
+    /// How long it may take, building apart [default: 40, with --quick 5]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(4..),
+        conflicts_with_all = ["readme", "compare"]
+    )]
+    minutes: Option<u16>,
     /// Measure nothing: write the performance section of FILE from the bench.json in DIR
     #[arg(long, value_name = "FILE", conflicts_with = "quick")]
     readme: Option<PathBuf>,
@@ -52,9 +60,6 @@ struct How {
     /// Fewer rounds: at most 5 minutes
     #[arg(long)]
     quick: bool,
-    /// How long a bench of everything may take, building apart [default: 40, with --quick 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(4..))]
-    minutes: Option<u16>,
     /// Where bench.json and the plots go [default: target/bench]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -80,7 +85,7 @@ struct Parts {
 
 /// Builds what is missing, goes on as root, and measures.
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
-    let BenchArgs { only, how, readme, compare } = args;
+    let BenchArgs { only, how, minutes, readme, compare } = args;
     if !compare.is_empty() {
         return compare::print(&compare);
     }
@@ -103,7 +108,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let programs = if parts.programs { Some(build::programs_bench()?) } else { None };
     privilege::become_root("the benches build network namespaces and load eBPF programs")?;
     let mut plan = if how.quick { Plan::QUICK } else { Plan::FULL };
-    if let Some(minutes) = how.minutes {
+    if let Some(minutes) = minutes {
         plan.limit = Duration::from_secs(60 * u64::from(minutes));
     }
     measure(&plan, parts, &binaries, programs.as_deref(), &out)
