@@ -16,12 +16,21 @@ pub enum Hook {
     ToPod = 4,
     /// tc egress of an uplink and of the overlay device.
     ToWire = 5,
+    /// netfilter, behind source NAT: whatever the kernel's stack sends.
+    PostRouting = 6,
 }
 
 impl Hook {
     /// Every hook, in the order of their numbers.
-    pub const ALL: &'static [Self] =
-        &[Self::FromPod, Self::FromWire, Self::FromOverlay, Self::XdpFromWire, Self::ToPod, Self::ToWire];
+    pub const ALL: &'static [Self] = &[
+        Self::FromPod,
+        Self::FromWire,
+        Self::FromOverlay,
+        Self::XdpFromWire,
+        Self::ToPod,
+        Self::ToWire,
+        Self::PostRouting,
+    ];
 
     /// The name in the CLI and in metrics, which is the program's name as well.
     #[must_use]
@@ -33,6 +42,7 @@ impl Hook {
             Self::XdpFromWire => "xdp_from_wire",
             Self::ToPod => "to_pod",
             Self::ToWire => "to_wire",
+            Self::PostRouting => "post_routing",
         }
     }
 }

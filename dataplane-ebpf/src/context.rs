@@ -1,4 +1,4 @@
-//! What tc and XDP programs have in common: a packet and its length.
+//! What the kinds of programs have in common: a packet and its length.
 
 use core::{hint::cold_path, mem::MaybeUninit};
 
@@ -10,14 +10,20 @@ use aya_ebpf::{
 
 use crate::frame::Frame;
 
-/// A packet as a program is given it.
-pub trait Packet {
+/// A packet that can be read.
+pub trait Readable {
+    /// The whole length in bytes, from the Ethernet header on.
+    fn size(&self) -> u32;
+
+    /// Some bytes, copied; `None` where the packet is too short. For cold paths: it does not end a [`Frame`]'s life.
+    fn load<T: Copy>(&self, offset: usize) -> Option<T>;
+}
+
+/// A packet as a program that may forward it is given it.
+pub trait Packet: Readable {
     /// Whether no other program of ours sees the packet after this one has passed it: rare cases are then for this
     /// one.
     const LAST: bool;
-
-    /// The whole length in bytes, from the Ethernet header on.
-    fn size(&self) -> u32;
 
     /// The frame that starts `base` bytes into the packet; `None` where it is shorter than its headers.
     fn frame<H>(&self, base: usize) -> Option<Frame<H>>;
@@ -25,18 +31,22 @@ pub trait Packet {
     /// Tells that the sum over the packet has changed by so much (one's complement), where hardware has worked it out
     /// (`CHECKSUM_COMPLETE`).
     fn sum_changed(&self, by: u32);
-
-    /// Some bytes, copied; `None` where the packet is too short. For cold paths: it does not end a [`Frame`]'s life.
-    fn load<T: Copy>(&self, offset: usize) -> Option<T>;
 }
 
-impl Packet for TcContext {
-    const LAST: bool = true;
-
+impl Readable for TcContext {
     #[inline(always)]
     fn size(&self) -> u32 {
         self.skb.len()
     }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        self.skb.load(offset).ok()
+    }
+}
+
+impl Packet for TcContext {
+    const LAST: bool = true;
 
     /// Headers that are split over fragments are rare (GRO by some drivers); only those pay for pulling them together.
     #[inline(always)]
@@ -53,32 +63,15 @@ impl Packet for TcContext {
         // SAFETY: a helper call on the program's own context; it fails where nothing was worked out.
         unsafe { bpf_csum_update(self.skb.skb, by) };
     }
-
-    #[inline(always)]
-    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        self.skb.load(offset).ok()
-    }
 }
 
-impl Packet for XdpContext {
-    const LAST: bool = false;
-
+impl Readable for XdpContext {
     #[inline(always)]
     fn size(&self) -> u32 {
         // SAFETY: a helper call on the program's own context (Linux 5.18; multi-buffer frames are longer than their
         // first part).
         unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast()) as u32 }
     }
-
-    /// Headers lie in the first part of a multi-buffer frame; one that is split is left to the kernel.
-    #[inline(always)]
-    fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
-        Frame::within(self.data(), self.data_end(), base)
-    }
-
-    /// There is no skb yet that could hold such a sum.
-    #[inline(always)]
-    fn sum_changed(&self, _by: u32) {}
 
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
@@ -90,4 +83,18 @@ impl Packet for XdpContext {
             if result == 0 { Some(value.assume_init()) } else { None }
         }
     }
+}
+
+impl Packet for XdpContext {
+    const LAST: bool = false;
+
+    /// Headers lie in the first part of a multi-buffer frame; one that is split is left to the kernel.
+    #[inline(always)]
+    fn frame<H>(&self, base: usize) -> Option<Frame<H>> {
+        Frame::within(self.data(), self.data_end(), base)
+    }
+
+    /// There is no skb yet that could hold such a sum.
+    #[inline(always)]
+    fn sum_changed(&self, _by: u32) {}
 }

@@ -1,7 +1,7 @@
 //! IPv6 extension headers (RFC 8200, 4), followed within bounds.
 
 use crate::{
-    context::Packet,
+    context::Readable,
     transport::{Part, Transport},
 };
 
@@ -19,7 +19,7 @@ mod next_header {
 
 /// What follows the extension headers, the first of which is a `protocol` at `offset`.
 #[inline(always)]
-pub fn follow(packet: &impl Packet, offset: usize, protocol: u8) -> Option<Transport> {
+pub fn follow(packet: &impl Readable, offset: usize, protocol: u8) -> Option<Transport> {
     let mut transport = Transport { protocol, offset, part: Part::Whole };
     for _ in 0..MOST {
         let length = match transport.protocol {
@@ -55,22 +55,13 @@ pub fn follow(packet: &impl Packet, offset: usize, protocol: u8) -> Option<Trans
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Frame;
 
     /// A packet in memory.
     struct Bytes(Vec<u8>);
 
-    impl Packet for Bytes {
-        const LAST: bool = true;
-
-        fn sum_changed(&self, _by: u32) {}
-
+    impl Readable for Bytes {
         fn size(&self) -> u32 {
             self.0.len() as u32
-        }
-
-        fn frame<H>(&self, _base: usize) -> Option<Frame<H>> {
-            None
         }
 
         fn load<T: Copy>(&self, offset: usize) -> Option<T> {

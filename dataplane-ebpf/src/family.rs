@@ -6,7 +6,7 @@ use core::mem::{offset_of, size_of};
 use dataplane_common::{Address, Ip4, Ip6, PassReason};
 
 use crate::{
-    context::Packet,
+    context::Readable,
     extensions,
     frame::{ETHERNET_LEN, Frame},
     hop_limit::checksum_after_decrement,
@@ -128,9 +128,17 @@ pub trait Family: Copy {
     #[inline(always)]
     fn of(frame: &Frame<Self>, frame_len: u32) -> Result<&Self, PassReason> {
         // SAFETY: a frame is within the packet's bounds, and headers are plain old data.
-        let header = unsafe { &*frame.header() };
-        let whole = header.packet_len() + ETHERNET_LEN as u32 <= frame_len;
-        if header.version_matches() && whole { Ok(header) } else { Err(PassReason::Malformed) }
+        unsafe { &*frame.header() }.checked(frame_len)
+    }
+
+    /// The header itself, if it is credible in a frame of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    #[inline(always)]
+    fn checked(&self, frame_len: u32) -> Result<&Self, PassReason> {
+        let whole = self.packet_len() + ETHERNET_LEN as u32 <= frame_len;
+        if self.version_matches() && whole { Ok(self) } else { Err(PassReason::Malformed) }
     }
 
     /// Whether the version field says this family.
@@ -161,7 +169,7 @@ pub trait Family: Copy {
 
     /// What follows this header and its extensions, where the frame starts `base` bytes into the packet; `None` where
     /// there are more extensions than are worth following.
-    fn transport(packet: &impl Packet, base: usize, header: &Self) -> Option<Transport>;
+    fn transport(packet: &impl Readable, base: usize, header: &Self) -> Option<Transport>;
 
     /// Whether the packet is a fragment of a larger one, as far as the header itself says.
     fn is_fragment(&self) -> bool;
@@ -238,7 +246,7 @@ impl Family for Ipv4Header {
     }
 
     #[inline(always)]
-    fn transport(_packet: &impl Packet, base: usize, header: &Self) -> Option<Transport> {
+    fn transport(_packet: &impl Readable, base: usize, header: &Self) -> Option<Transport> {
         /// RFC 791: the fragment offset's bits of the field.
         const OFFSET: u16 = 0x1fff;
         let part = if u16::from_be(header.fragment) & OFFSET != 0 {
@@ -334,7 +342,7 @@ impl Family for Ipv6Header {
     }
 
     #[inline(always)]
-    fn transport(packet: &impl Packet, base: usize, header: &Self) -> Option<Transport> {
+    fn transport(packet: &impl Readable, base: usize, header: &Self) -> Option<Transport> {
         extensions::follow(packet, base + Frame::<Self>::HEAD_LEN, header.next_header)
     }
 

@@ -17,12 +17,14 @@ pub mod frame;
 pub mod from_pod;
 pub mod from_wire;
 pub mod hop_limit;
+pub mod kernel;
 pub mod log;
 pub mod lookup;
 pub mod maps;
 pub mod outer;
 pub mod overlay;
 pub mod path_mtu;
+pub mod post_routing;
 pub mod redirect;
 pub mod redirect_errors;
 pub mod size;
@@ -37,7 +39,7 @@ use core::hint::cold_path;
 
 use dataplane_common::{DropReason, PassReason, PodEntry, RouteEntry, TunnelEntry};
 
-use crate::{context::Packet, lookup::Lookup};
+use crate::{context::Readable, lookup::Lookup};
 
 /// Why a packet is not forwarded by a program; `?` ends the program with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ impl From<DropReason> for Exit {
 /// # Errors
 /// The reason to pass it.
 #[inline(always)]
-pub fn check_plain<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> Result<(), Exit> {
+pub fn check_plain<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> Result<(), Exit> {
     if ip.has_options() {
         return Err(PassReason::Options.into());
     }

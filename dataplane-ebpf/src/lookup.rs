@@ -119,11 +119,10 @@ pub trait Lookup: Family<Address: 'static> {
         }
     }
 
-    /// The entry of a flow that has to go through the stack.
+    /// The entry of a flow that has to go through the stack; it stays readable and writable until the program ends.
     #[inline(always)]
-    fn flow(key: &FlowKey<Self::Address>) -> Option<&'static FlowEntry> {
-        // SAFETY: as for pods.
-        unsafe { Self::tables().flows.get(key) }
+    fn flow(key: &FlowKey<Self::Address>) -> Option<*mut FlowEntry> {
+        Self::tables().flows.get_ptr_mut(key)
     }
 
     /// Enters such a flow; one more than the map holds puts the longest unused out.

@@ -9,14 +9,16 @@ use aya_ebpf::{
 use dataplane_common::{DropReason, Forwarded, Hook, MARK_MASK, MARK_POD_TO_POD, PassReason, Verdict};
 use dataplane_ebpf::{
     Exit, Forward,
-    context::Packet as _,
+    context::{Packet as _, Readable},
     count::count,
     family::{Ipv4Header, Ipv6Header, ether_type},
+    frame::ETHERNET_LEN,
     from_pod, from_wire,
     log::log_drop,
     lookup::Lookup,
     outer::OuterHeader,
     overlay,
+    post_routing::{NetfilterContext, Sent},
     redirect::{self, to_peer, to_tunnel},
     redirect_errors, symmetry, unwrap, xdp as wire,
 };
@@ -52,13 +54,29 @@ fn from_overlay(ctx: TcContext) -> i32 {
 /// tc egress of each pod's host-side interface.
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
-    leave(&ctx, Hook::ToPod)
+    leave_device(&ctx, Hook::ToPod)
 }
 
 /// tc egress of each uplink and of the overlay device.
 #[classifier]
 fn to_wire(ctx: TcContext) -> i32 {
-    leave(&ctx, Hook::ToWire)
+    leave_device(&ctx, Hook::ToWire)
+}
+
+/// netfilter, behind source NAT, where the kernel has programs there; in the place of `to_pod` and `to_wire`, which
+/// forwarded packets would pass as well.
+///
+/// aya does not know this kind: the section's name is one that its reader takes, the agent loads it as what it is.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn post_routing(ctx: *const NetfilterContext) -> i32 {
+    /// `linux/netfilter.h`.
+    const NF_ACCEPT: i32 = 1;
+    // SAFETY: the program's context.
+    if let Some(packet) = unsafe { Sent::of(ctx) } {
+        leave(Hook::PostRouting, packet.mark, packet.size(), || note_sent(&packet));
+    }
+    NF_ACCEPT
 }
 
 /// XDP of each uplink.
@@ -150,19 +168,47 @@ fn receive<F: Lookup>(ctx: &TcContext) -> Result<Forward<'static>, Exit> {
 /// What the stack sends is left alone. Packets that the programs at ingress have forwarded, or have passed on from a
 /// pod to a pod, are known by their mark and not even counted again.
 #[inline(always)]
-fn leave(ctx: &TcContext, hook: Hook) -> i32 {
-    // SAFETY: a field of the program's context.
-    if unsafe { (*ctx.skb.skb).mark } & MARK_MASK != 0 {
-        return TC_ACT_UNSPEC;
+fn leave(hook: Hook, mark: u32, length: u32, note: impl FnOnce() -> Result<(), PassReason>) {
+    if mark & MARK_MASK != 0 {
+        return;
     }
-    let noted =
-        by_family(ctx, symmetry::note::<Ipv4Header>, symmetry::note::<Ipv6Header>, || Err(PassReason::NotIp));
-    let reason = match noted {
+    let reason = match note() {
         Ok(()) => PassReason::Noted,
         Err(reason) => reason,
     };
-    count(hook, Verdict::Pass(reason), ctx.len());
+    count(hook, Verdict::Pass(reason), length);
+}
+
+#[inline(always)]
+fn leave_device(ctx: &TcContext, hook: Hook) -> i32 {
+    // SAFETY: a field of the program's context.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    leave(hook, mark, ctx.len(), || {
+        by_family(ctx, note_frame::<Ipv4Header>, note_frame::<Ipv6Header>, || Err(PassReason::NotIp))
+    });
     TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn note_frame<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
+    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
+    symmetry::note(ctx, F::of(&frame, ctx.len())?)
+}
+
+/// netfilter has a hook for each family, but the same program at both.
+#[inline(always)]
+fn note_sent(packet: &Sent) -> Result<(), PassReason> {
+    match packet.load::<u8>(ETHERNET_LEN).ok_or(PassReason::Malformed)? >> 4 {
+        4 => note_packet::<Ipv4Header>(packet),
+        6 => note_packet::<Ipv6Header>(packet),
+        _ => Err(PassReason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn note_packet<F: Lookup>(packet: &Sent) -> Result<(), PassReason> {
+    let ip: F = packet.load(ETHERNET_LEN).ok_or(PassReason::Malformed)?;
+    symmetry::note(packet, ip.checked(packet.size())?)
 }
 
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'

@@ -3,13 +3,13 @@
 //! A redirect is carried out after the program has returned: the frame may be refused at once (too large for the pod's
 //! interface), or dropped with others when the driver's batch is flushed (the interface is down or has no NAPI).
 
-use aya_ebpf::{Global, helpers::bpf_probe_read_kernel, programs::BtfTracePointContext};
+use aya_ebpf::{Global, programs::BtfTracePointContext};
 use dataplane_common::{DropReason, Hook, Verdict};
 
-use crate::{count::count_many, maps::wire_ports};
+use crate::{count::count_many, kernel::read, maps::wire_ports};
 
-/// Where the kernel's structures have what is read of them; the agent finds it out from the kernel's BTF.
-/// `net_device.ifindex`.
+/// `net_device.ifindex`: where the kernel's structures have what is read of them; the agent finds it out from the
+/// kernel's BTF.
 #[unsafe(no_mangle)]
 pub static IFINDEX_OFFSET: Global<u32> = Global::new(0);
 /// `net_device.nd_net`, a pointer to `net`.
@@ -63,10 +63,4 @@ fn is_of_this_node(device: Device) -> bool {
     read::<*const u8>(device, NAMESPACE_OFFSET.load())
         .and_then(|namespace| read::<u64>(namespace, COOKIE_OFFSET.load()))
         .is_some_and(|cookie| cookie == NAMESPACE_COOKIE.load())
-}
-
-#[inline(always)]
-fn read<T: Copy>(structure: *const u8, offset: u32) -> Option<T> {
-    // SAFETY: the helper checks the address, and fails where it is none; any bytes are valid for the types read.
-    unsafe { bpf_probe_read_kernel(structure.wrapping_add(offset as usize).cast::<T>()) }.ok()
 }

@@ -4,19 +4,19 @@
 //! What leaves the stack from a pod to a pod, but has not gone in as such (the mark tells), the stack has made so:
 //! a service's address has become a pod's.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dataplane_common::{FlowEntry, FlowGate, FlowKey, PassReason};
 
 use crate::{
     Exit,
-    context::Packet,
+    context::Readable,
     frame::Frame,
     lookup::Lookup,
     maps::flow_gate,
     transport::{ICMP_LEN, Kind, classify, protocol, quoted},
 };
 
-/// An entry is written again only when it is older than this, in nanoseconds.
+/// An entry's time is written again only when it is older than this, in nanoseconds.
 const REFRESH: u64 = 1_000_000_000;
 
 /// Passes a pod-to-pod packet whose other direction the stack has touched.
@@ -24,7 +24,7 @@ const REFRESH: u64 = 1_000_000_000;
 /// # Errors
 /// The reason to pass.
 #[inline(always)]
-pub fn check<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> Result<(), Exit> {
+pub fn check<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> Result<(), Exit> {
     match flow_gate.get(0) {
         Some(FlowGate { open: 0 }) | None => Ok(()),
         Some(FlowGate { open: FlowGate::ALL }) => Err(PassReason::StackFlow.into()),
@@ -45,10 +45,15 @@ const PORTLESS: u64 = 3;
 
 /// Looks the packet's flow up. A function of its own, out of the way of packets on nodes without such flows.
 #[inline(never)]
-fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
+fn judge<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> u64 {
     match classify(packet, base, ip) {
-        Kind::Flow(key) if F::flow(&key).is_some() => STACK,
-        Kind::Flow(_) => FREE,
+        Kind::Flow(key) => match F::flow(&key) {
+            Some(flow) => {
+                refresh(flow);
+                STACK
+            }
+            None => FREE,
+        },
         Kind::IcmpError(subject) => judge_error::<F>(packet, subject),
         // All of a packet's fragments go the same way, as whoever puts them together needs all.
         Kind::FirstFragment(_) | Kind::Portless => PORTLESS,
@@ -58,7 +63,7 @@ fn judge<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
 /// The stack has to see an ICMP error where it has to see the flow that it is about, or the flow's other direction.
 /// About others it knows nothing: netfilter would find the error invalid.
 #[inline(always)]
-fn judge_error<F: Lookup>(packet: &impl Packet, subject: usize) -> u64 {
+fn judge_error<F: Lookup>(packet: &impl Readable, subject: usize) -> u64 {
     quoted::<F>(packet, subject).map_or(ERROR, |key| judge_quoted::<F>(&key))
 }
 
@@ -70,13 +75,13 @@ fn judge_quoted<F: Lookup>(key: &FlowKey<F::Address>) -> u64 {
 /// Whether this is an ICMP error, from a router or a node, about a pod-to-pod flow that the stack knows nothing of.
 /// Netfilter would find it invalid, and with kube-proxy's rules drop it.
 #[inline(always)]
-pub fn is_about_fast_path<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> bool {
+pub fn is_about_fast_path<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> bool {
     matches!(ip.protocol(), protocol::ICMP | protocol::ICMP6) && judge_foreign_error(packet, base, ip) == FREE
 }
 
 /// A function of its own: errors are rare.
 #[inline(never)]
-fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> u64 {
+fn judge_foreign_error<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> u64 {
     let start = base + Frame::<F>::HEAD_LEN;
     if matches!(flow_gate.get(0), Some(FlowGate { open: FlowGate::ALL })) {
         return STACK;
@@ -94,21 +99,17 @@ fn judge_foreign_error<F: Lookup>(packet: &impl Packet, base: usize, ip: &F) -> 
 /// # Errors
 /// Why there was nothing to note.
 #[inline(always)]
-pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
-    let frame = ctx.frame::<F>(0).ok_or(PassReason::Malformed)?;
-    let ip = F::of(&frame, ctx.len())?;
+pub fn note<F: Lookup>(packet: &impl Readable, ip: &F) -> Result<(), PassReason> {
     if F::place(ip.destination()).is_none() || F::place(ip.source()).is_none() {
         return Err(PassReason::NotPod);
     }
-    let (Kind::Flow(key) | Kind::FirstFragment(key)) = classify(ctx, 0, ip) else {
+    let (Kind::Flow(key) | Kind::FirstFragment(key)) = classify(packet, 0, ip) else {
         return Err(PassReason::Fragment);
     };
     let key = key.reversed();
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     match F::flow(&key) {
-        Some(flow) if now.wrapping_sub(flow.last_seen) < REFRESH => {}
-        _ => F::note_flow(&key, &FlowEntry::seen(now)),
+        Some(flow) => refresh(flow),
+        None => F::note_flow(&key, &FlowEntry::seen(now())),
     }
     // Behind the entry: whoever sees the gate open finds the entry.
     if let Some(gate) = flow_gate.get_ptr_mut(0) {
@@ -120,4 +121,24 @@ pub fn note<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
         }
     }
     Ok(())
+}
+
+/// The flow lives, in whichever direction: conntrack sees both as well. Some offloads of the kernel (flow tables) let
+/// the stack send only its first packets in sight of [`note`].
+#[inline(always)]
+fn refresh(flow: *mut FlowEntry) {
+    let now = now();
+    // SAFETY: an entry of the map, see `Lookup::flow`; its time is a word, read and written whole. Whoever is given the
+    // place of an entry that is put out at this moment has the flow's time by a second at most.
+    unsafe {
+        if now.wrapping_sub((*flow).last_seen) >= REFRESH {
+            (*flow).last_seen = now;
+        }
+    }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }

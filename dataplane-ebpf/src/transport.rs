@@ -3,7 +3,7 @@
 
 use dataplane_common::FlowKey;
 
-use crate::{context::Packet, family::Family};
+use crate::{context::Readable, family::Family};
 
 /// IANA protocol numbers.
 pub mod protocol {
@@ -58,7 +58,7 @@ pub const ICMP_LEN: usize = 8;
 
 /// Tells a packet's kind.
 #[inline(always)]
-pub fn classify<F: Family>(packet: &impl Packet, base: usize, ip: &F) -> Kind<F::Address> {
+pub fn classify<F: Family>(packet: &impl Readable, base: usize, ip: &F) -> Kind<F::Address> {
     let Some(transport) = F::transport(packet, base, ip) else { return Kind::Portless };
     if let (protocol::ICMP | protocol::ICMP6, Part::Whole) = (transport.protocol, transport.part)
         && let Some(kind) = packet.load::<u8>(transport.offset)
@@ -75,7 +75,7 @@ pub fn classify<F: Family>(packet: &impl Packet, base: usize, ip: &F) -> Kind<F:
 
 /// The flow of the packet that an ICMP error is about; `None` where it does not tell at first sight.
 #[inline(always)]
-pub fn quoted<F: Family>(packet: &impl Packet, offset: usize) -> Option<FlowKey<F::Address>> {
+pub fn quoted<F: Family>(packet: &impl Readable, offset: usize) -> Option<FlowKey<F::Address>> {
     let ip = packet.load::<F>(offset)?;
     if !ip.version_matches() || ip.has_options() || ip.is_fragment() {
         return None;
@@ -91,7 +91,7 @@ pub fn quoted<F: Family>(packet: &impl Packet, offset: usize) -> Option<FlowKey<
 
 /// The packet's flow; `None` for later fragments and where the packet is too short.
 #[inline(always)]
-fn flow<F: Family>(packet: &impl Packet, ip: &F, transport: &Transport) -> Option<FlowKey<F::Address>> {
+fn flow<F: Family>(packet: &impl Readable, ip: &F, transport: &Transport) -> Option<FlowKey<F::Address>> {
     let ports = match transport.protocol {
         _ if transport.part == Part::Later => return None,
         protocol::TCP | protocol::UDP | protocol::SCTP => packet.load::<[[u8; 2]; 2]>(transport.offset)?,

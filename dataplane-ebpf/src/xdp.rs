@@ -10,7 +10,7 @@ use dataplane_common::{PassReason, PodEntry};
 
 use crate::{
     Exit,
-    context::Packet as _,
+    context::{Packet as _, Readable as _},
     family::{Family, Ipv4Header, Ipv6Header, ether_type},
     frame::same_mac,
     from_wire::{find_pod, hand_over},

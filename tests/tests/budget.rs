@@ -12,19 +12,21 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData},
-    programs::{ProgramInfo, SchedClassifier, Xdp},
+    programs::{ProgramInfo, SchedClassifier, Xdp, loaded_programs},
 };
 use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey};
+use podlane::datapath::{Features, PostRouting};
 
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to twice as many as later ones.
-const PROGRAMS: [(Hook, u32, u32); 6] = [
+const PROGRAMS: [(Hook, u32, u32); 7] = [
     (Hook::FromPod, 2700, 22000),
     (Hook::FromWire, 5000, 40000),
     (Hook::FromOverlay, 2850, 15000),
     (Hook::XdpFromWire, 3800, 43000),
     (Hook::ToPod, 1750, 5500),
     (Hook::ToWire, 1750, 5500),
+    (Hook::PostRouting, 1800, 7000),
 ];
 
 /// Most kernel memory of all maps together, in bytes, with [`PODS`] local pods and [`NODES`] peer nodes in both families.
@@ -37,13 +39,18 @@ fn programs_keep_their_instruction_budget() {
     let mut ebpf = podlane::datapath::load_unpinned().unwrap();
     println!("| program | instructions | machine code, bytes | verified instructions |\n|---|---|---|---|");
     let mut over = Vec::new();
-    let features = podlane::datapath::Features::probe().unwrap();
+    let features = Features::probe().unwrap();
+    let post_routing = features.netfilter.then(|| PostRouting::load(&ebpf).unwrap());
     for (hook, most, most_verified) in PROGRAMS {
         if hook == Hook::XdpFromWire && !features.xdp {
             println!("skipped: {}: it needs Linux 5.18, this is {}", hook.name(), features.kernel);
             continue;
         }
-        let info = info(&mut ebpf, hook);
+        if hook == Hook::PostRouting && !features.netfilter {
+            println!("skipped: {}: it needs Linux 6.4, this is {}", hook.name(), features.kernel);
+            continue;
+        }
+        let info = info(&mut ebpf, post_routing.as_ref(), hook);
         let instructions = info.size_translated().unwrap() / 8;
         // Told since Linux 5.16 (commit aba64c7da983), so wherever there can be XDP.
         let verified = info.verified_instruction_count();
@@ -83,7 +90,10 @@ fn maps_keep_their_memory_budget() {
     assert!(total <= MAPS, "the maps take {total} bytes, the budget is {MAPS}: {maps:?}");
 }
 
-fn info(ebpf: &mut Ebpf, hook: Hook) -> ProgramInfo {
+fn info(ebpf: &mut Ebpf, post_routing: Option<&PostRouting>, hook: Hook) -> ProgramInfo {
+    if let (Hook::PostRouting, Some(program)) = (hook, post_routing) {
+        return loaded_programs().flatten().find(|info| info.id() == program.id()).unwrap();
+    }
     let program = ebpf.program_mut(hook.name()).unwrap();
     if hook == Hook::XdpFromWire {
         let program: &mut Xdp = program.try_into().unwrap();

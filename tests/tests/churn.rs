@@ -57,7 +57,6 @@ fn fifty_pods_attached_at_once_talk_and_leave_nothing_when_detached() -> anyhow:
         ("neighbour 10.244.1.", ""),
         ("pods4 ", ""),
         ("pin ", "/from_pod-"),
-        ("pin ", "/to_pod-"),
         ("file ", ""),
     ] {
         let count = |state: &BTreeSet<String>| {

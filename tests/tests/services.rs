@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use podlane_tests::lab::{Namespace, Node};
 use podlane_tests::probe::path::{Family, Path};
 use podlane_tests::probe::traffic::Traffic;
+use podlane_tests::probe::verdicts::Verdicts;
 use podlane_tests::probe::{counters, pins};
 use podlane_tests::services::{Rules, Service};
 use podlane_tests::{Cells, Lab, Topology};
@@ -187,6 +188,25 @@ fn nftables_routed() -> anyhow::Result<()> {
 #[test]
 fn nftables_vxlan() -> anyhow::Result<()> {
     run(Topology::Vxlan, Rules::Nftables, "off")
+}
+
+#[test]
+fn packets_that_went_into_the_stack_as_they_leave_it_are_not_noted() -> anyhow::Result<()> {
+    for attach in ["tcx", "clsact"] {
+        let lab = Topology::Direct.lab()?.agent_setting("attach", attach).build()?;
+        let [client, neighbour] = lab.node(1).ready_pods(["client", "neighbour"])?;
+        let [remote] = lab.node(2).ready_pods(["remote"])?;
+        for server in [&neighbour, &remote] {
+            // An IP option: the programs pass it.
+            client.exec(["ping", "-c", "3", "-i", "0.05", "-R", &server.address().to_string()])?;
+        }
+        for node in lab.nodes() {
+            ensure!(!gate_is_open(node)?, "{attach}, {}: the gate is open without any rules", node.name());
+        }
+        let passed = Verdicts::on(lab.node(1))?.packets("from_pod", "pass-options");
+        ensure!(passed >= 6, "{attach}: {passed} packets with options");
+    }
+    Ok(())
 }
 
 /// Pods, nodes and the outside talk, and nothing is ever looked up for it.

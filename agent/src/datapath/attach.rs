@@ -65,10 +65,33 @@ impl FromStr for AttachSetting {
     }
 }
 
+/// A kind of device that programs are attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A pod's host-side interface.
+    Pod,
+    /// An uplink.
+    Uplink,
+    /// The overlay device.
+    Overlay,
+}
+
+impl Device {
+    /// Its hooks at tc, egress first: no packet may be forwarded past flows that nobody has noted.
+    pub(super) const fn hooks(self) -> [Hook; 2] {
+        match self {
+            Self::Pod => [Hook::ToPod, Hook::FromPod],
+            Self::Uplink => [Hook::ToWire, Hook::FromWire],
+            Self::Overlay => [Hook::ToWire, Hook::FromOverlay],
+        }
+    }
+}
+
 /// Which side of an interface a tc hook is on.
 pub(super) const fn side(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::ToPod | Hook::ToWire => TcAttachType::Egress,
+        // At no device, but where packets leave the stack.
+        Hook::PostRouting | Hook::ToPod | Hook::ToWire => TcAttachType::Egress,
         Hook::FromPod | Hook::FromWire | Hook::FromOverlay | Hook::XdpFromWire => TcAttachType::Ingress,
     }
 }
@@ -91,13 +114,30 @@ pub(super) fn attach(
     .with_context(|| format!("attaching {} to {interface} by {mode}", hook.name()))
 }
 
-/// Detaches what an agent with another `attach` has left there: once ours runs, never before.
-pub(super) fn detach_other(hook: Hook, interface: &str, mode: AttachMode, pins: &Pins) -> anyhow::Result<()> {
+/// Detaches what an agent with another `attach` has left there, or one that had no `post_routing`: once ours runs, never
+/// before.
+pub(super) fn detach_other(
+    hook: Hook,
+    interface: &str,
+    mode: AttachMode,
+    post_routing: bool,
+    pins: &Pins,
+) -> anyhow::Result<()> {
     let other = match mode {
         AttachMode::Tcx => AttachMode::Clsact,
         AttachMode::Clsact => AttachMode::Tcx,
     };
-    detach(hook, interface, other, pins)
+    detach(hook, interface, other, pins)?;
+    let egress = match hook {
+        Hook::FromPod => Hook::ToPod,
+        Hook::FromWire | Hook::FromOverlay => Hook::ToWire,
+        Hook::XdpFromWire | Hook::ToPod | Hook::ToWire | Hook::PostRouting => return Ok(()),
+    };
+    if post_routing {
+        detach(egress, interface, mode, pins)?;
+        detach(egress, interface, other, pins)?;
+    }
+    Ok(())
 }
 
 pub(super) fn detach(hook: Hook, interface: &str, mode: AttachMode, pins: &Pins) -> anyhow::Result<()> {

@@ -9,7 +9,8 @@ use anyhow::{Context as _, anyhow};
 use aya::{Ebpf, maps::Map};
 
 use super::{
-    Options, load,
+    Options,
+    load::{Globals, load},
     shape::Shape,
     sys::{self, MapInfo},
 };
@@ -23,7 +24,7 @@ const GATE: &str = "flow_gate";
 /// whether flows are noted in maps that our programs cannot read.
 pub(super) fn share(own: &Path, former: &[PathBuf], options: &Options) -> anyhow::Result<bool> {
     // Maps to look at: made as our object wants them, pinned nowhere, gone again at the end.
-    let expected = load(None, options, None)?;
+    let expected = load(None, options, &Globals::default())?;
     let mut apart = false;
     for name in FLOWS.into_iter().chain([GATE, COUNTERS]) {
         let wanted = Shape::of(&info_of(&expected, name)?)?;
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_a_maps_shape_and_a_map_is_of_its_own() {
-        let ebpf = load(None, &Options::new("/nowhere".into()), None).unwrap();
+        let ebpf = load(None, &Options::new("/nowhere".into()), &Globals::default()).unwrap();
         let shape = |name| Shape::of(&info_of(&ebpf, name).unwrap()).unwrap();
         let names: Vec<_> = shape("stack_flows4").key_members().map(str::to_owned).collect();
         assert_eq!(names, ["source", "destination", "ports", "protocol", "reserved"]);

@@ -26,6 +26,9 @@ pub struct Features {
     /// Programs take the overlay's headers off a packet of another family too (`BPF_F_ADJ_ROOM_DECAP_L3_IPV4`, Linux 6.3,
     /// commit d219df60a70e); told by the kernel's types. Without it the overlay device does.
     pub tunnel_unwrap_mixed: bool,
+    /// Programs at netfilter's hooks (Linux 6.4, commit 84601d6ee68a, with `CONFIG_NETFILTER_BPF_LINK`); told by the
+    /// kernel's types. Without them flows of the stack are noted at the egress of each device.
+    pub netfilter: bool,
 }
 
 impl Features {
@@ -34,12 +37,17 @@ impl Features {
     /// # Errors
     /// Where it does not answer.
     pub fn probe() -> anyhow::Result<Self> {
+        Self::of(&KernelTypes::read()?)
+    }
+
+    /// The same, where the kernel's types are read already.
+    pub(super) fn of(types: &KernelTypes) -> anyhow::Result<Self> {
         let uname = nix::sys::utsname::uname().context("asking for the kernel's version")?;
         let kernel = uname.release().to_string_lossy().into_owned();
         let version = version(&kernel)
             .ok_or_else(|| anyhow!("the kernel's version \"{kernel}\" does not start with two numbers"))?;
-        let types = KernelTypes::read()?;
         Ok(Self {
+            netfilter: types.mention("bpf_nf_link"),
             tunnel_wrap: types.mention("BPF_F_ADJ_ROOM_ENCAP_L2_ETH"),
             tunnel_unwrap_mixed: types.mention("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"),
             kernel,
@@ -107,6 +115,7 @@ mod tests {
             redirect_peer_scrubs: false,
             tunnel_wrap: true,
             tunnel_unwrap_mixed: false,
+            netfilter: false,
         }
     }
 

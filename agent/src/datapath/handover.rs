@@ -20,7 +20,7 @@ use super::{
 use super::{pins, xdp_program};
 use crate::failpoint::step;
 
-/// What has to be in our maps before our programs run.
+/// What has to be in our maps before our programs run in the place of another layout's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contents {
     /// This node's pods.
@@ -29,11 +29,20 @@ pub enum Contents {
     Peers,
 }
 
+impl Contents {
+    /// What the agent waits for, in words.
+    pub(super) const fn awaited(self) -> &'static str {
+        match self {
+            Self::Pods => "the attachment records are restored",
+            Self::Peers => "the cluster is known",
+        }
+    }
+}
+
 /// What waits for the maps to be filled.
 #[derive(Debug)]
 pub(super) struct Handover {
     layouts: Vec<PathBuf>,
-    missing: BTreeSet<Contents>,
     /// By interface and hook; true stands for egress, which comes first.
     tc: BTreeSet<(bool, String, Hook)>,
     xdp: BTreeSet<String>,
@@ -48,6 +57,7 @@ pub(super) struct Scene<'a> {
     pub(super) pins: &'a Pins,
     pub(super) dir: &'a Path,
     pub(super) mode: AttachMode,
+    pub(super) post_routing: bool,
     pub(super) xdp: XdpMode,
 }
 
@@ -58,22 +68,7 @@ impl Handover {
             ?layouts,
             "taking over from an agent with another map layout: its programs run until our maps are filled"
         );
-        Self {
-            layouts,
-            missing: [Contents::Pods, Contents::Peers].into(),
-            tc: BTreeSet::new(),
-            xdp: BTreeSet::new(),
-            flows_apart,
-        }
-    }
-
-    /// Why it waits.
-    pub(super) fn reason(&self) -> String {
-        let what = match self.missing.first() {
-            Some(Contents::Pods) => "the attachment records are restored",
-            Some(Contents::Peers) | None => "the cluster is known",
-        };
-        format!("the programs of an agent with another map layout forward until {what}")
+        Self { layouts, tc: BTreeSet::new(), xdp: BTreeSet::new(), flows_apart }
     }
 
     pub(super) fn defer(&mut self, hook: Hook, interface: &str) {
@@ -95,12 +90,6 @@ impl Handover {
 
     pub(super) fn deferred(&self, hook: Hook) -> impl Iterator<Item = &String> {
         self.tc.iter().filter(move |(_, _, other)| *other == hook).map(|(_, interface, _)| interface)
-    }
-
-    /// Our maps hold that now. Returns whether they hold everything.
-    pub(super) fn filled(&mut self, contents: Contents) -> bool {
-        self.missing.remove(&contents);
-        self.missing.is_empty()
     }
 
     /// Swaps the programs, and removes what the former agents have left. What goes wrong with one interface is told, and
@@ -154,6 +143,6 @@ impl Handover {
     fn take(&self, hook: Hook, interface: &str, scene: &mut Scene<'_>) -> anyhow::Result<()> {
         attach::attach(program(scene.ebpf, hook)?, hook, interface, scene.mode, scene.pins)?;
         // Where the former agent has attached by clsact, its filter is no link that could be taken over.
-        attach::detach_other(hook, interface, scene.mode, scene.pins)
+        attach::detach_other(hook, interface, scene.mode, scene.post_routing, scene.pins)
     }
 }

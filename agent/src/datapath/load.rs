@@ -9,10 +9,12 @@ use aya::{
 };
 use dataplane_common::Hook;
 
-use super::{AttachSetting, Features, XdpMode, maps, redirect_errors};
+use super::{
+    AttachSetting, Features, XdpMode, kernel_types::KernelTypes, maps, post_routing, redirect_errors,
+};
 
 /// The programs as the build has compiled them, aligned as the ELF reader wants it.
-static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
+pub(super) static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlane-ebpf"));
 
 /// The programs that the benches measure ours against. The agent does not refer to them, so that its binary does not
 /// carry them.
@@ -62,8 +64,16 @@ impl Options {
     }
 }
 
+/// What the programs need to know of the running kernel; some of them are not loaded without.
+#[derive(Default)]
+pub(super) struct Globals {
+    pub(super) redirect_errors: Option<redirect_errors::Globals>,
+    pub(super) post_routing: Option<post_routing::Globals>,
+}
+
 /// Loads the programs with maps of their own: nothing is pinned, nothing attached. For packet tests and benches. The XDP
-/// program is loaded where the kernel is new enough for it.
+/// program is loaded where the kernel is new enough for it; `post_routing` has a loader of its own
+/// ([`super::PostRouting::load`]).
 ///
 /// # Errors
 /// As [`Datapath::open`].
@@ -77,8 +87,11 @@ pub fn load_unpinned() -> anyhow::Result<Ebpf> {
 /// As [`Datapath::open`].
 pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebpf> {
     let options = Options { max_pods, max_routes, ..Options::new(PathBuf::new()) };
-    let mut ebpf = load(None, &options, None)?;
-    load_programs(&mut ebpf, Features::probe()?.xdp)?;
+    let types = KernelTypes::read()?;
+    let features = Features::of(&types)?;
+    let post_routing = features.netfilter.then(|| post_routing::Globals::find(&types)).transpose()?;
+    let mut ebpf = load(None, &options, &Globals { post_routing, ..Globals::default() })?;
+    load_programs(&mut ebpf, features.xdp)?;
     Ok(ebpf)
 }
 
@@ -86,6 +99,8 @@ pub fn load_unpinned_sized(max_pods: u32, max_routes: u32) -> anyhow::Result<Ebp
 pub(super) fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
     for hook in Hook::ALL {
         match hook {
+            // Loaded by its own module.
+            Hook::PostRouting => continue,
             Hook::XdpFromWire if !xdp => continue,
             Hook::XdpFromWire => xdp_program(ebpf)?.load(),
             _ => program(ebpf, *hook)?.load(),
@@ -96,11 +111,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> anyhow::Result<()> {
 }
 
 /// Creates the maps, or takes those that are pinned, and reads the programs.
-pub(super) fn load(
-    pins: Option<&Path>,
-    options: &Options,
-    globals: Option<&redirect_errors::Globals>,
-) -> anyhow::Result<Ebpf> {
+pub(super) fn load(pins: Option<&Path>, options: &Options, globals: &Globals) -> anyhow::Result<Ebpf> {
     // aya-log's levels: 0 is off, and the verifier then removes the logging; 2 is "warn".
     let log_level: u8 = if options.log_drops { 2 } else { 0 };
     let pods = options.max_pods;
@@ -122,7 +133,14 @@ pub(super) fn load(
         .map_max_entries("stack_flows4", flows)
         .map_max_entries("stack_flows6", flows)
         .map_max_entries("wire_ports", pods);
-    if let Some(globals) = globals {
+    if let Some(globals) = &globals.post_routing {
+        loader
+            .override_global("SKB_LEN_OFFSET", &globals.len, true)
+            .override_global("SKB_DATA_LEN_OFFSET", &globals.data_len, true)
+            .override_global("SKB_MARK_OFFSET", &globals.mark, true)
+            .override_global("SKB_DATA_OFFSET", &globals.data, true);
+    }
+    if let Some(globals) = &globals.redirect_errors {
         loader
             .override_global("IFINDEX_OFFSET", &globals.ifindex, true)
             .override_global("NAMESPACE_OFFSET", &globals.namespace, true)

@@ -15,6 +15,7 @@ mod maps;
 mod node;
 mod pins;
 mod pods;
+mod post_routing;
 mod redirect_errors;
 mod remove;
 mod shape;
@@ -25,6 +26,7 @@ mod written;
 mod xdp;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,15 +36,17 @@ use anyhow::Context as _;
 use aya::{Ebpf, maps::MapInfo, programs::TcAttachType};
 use dataplane_common::{Counter, Hook, LAYOUT, Settings, Verdict};
 
-pub use attach::{AttachMode, AttachSetting};
+pub use attach::{AttachMode, AttachSetting, Device};
 pub use features::Features;
 pub use handover::Contents;
 pub use load::{FLOORS, Options, load_unpinned, load_unpinned_sized};
 pub use maps::{FlowAges, OwnAddresses, PeerNextHop, PeerRoute};
+pub use post_routing::PostRouting;
 pub use tunnels::Underlay;
 
 use handover::{Handover, Scene};
-use load::{load, load_programs, program, xdp_program};
+use kernel_types::KernelTypes;
+use load::{Globals, load, load_programs, program, xdp_program};
 use maps::Maps;
 use pins::Pins;
 pub use remove::remove;
@@ -63,6 +67,8 @@ pub struct MapUse {
 pub struct Datapath {
     state: Mutex<State>,
     mode: AttachMode,
+    /// Notes the stack's flows in the place of `to_pod` and `to_wire`, where it can.
+    post_routing: Option<PostRouting>,
     xdp: XdpMode,
     features: Features,
     /// The folder of our layout.
@@ -73,6 +79,8 @@ struct State {
     ebpf: Ebpf,
     maps: Maps,
     pins: Pins,
+    /// What the maps do not hold yet.
+    missing: BTreeSet<Contents>,
     /// Until our programs have taken the places of another layout's.
     handover: Option<Handover>,
     /// The settings as they were written; none before, and after somebody else has changed a map.
@@ -90,34 +98,48 @@ impl Datapath {
         let links = dir.join(pins::LINKS);
         fs_err::create_dir_all(&links).context("preparing the folder for pinned links")?;
         let former = pins::other_layouts(&options.bpf_dir)?;
-        let features = Features::probe()?;
+        let types = KernelTypes::read()?;
+        let features = Features::of(&types)?;
         let mode = features.attach_mode(options.attach)?;
         features.check_xdp(options.xdp)?;
         let xdp = options.xdp != XdpMode::Off;
-        let tracing = if xdp { Some(redirect_errors::Globals::find()) } else { None };
-        let globals = tracing.as_ref().and_then(|found| found.as_ref().ok());
+        let mut globals = Globals::default();
+        let traced = if xdp {
+            redirect_errors::Globals::find(&types).map(|found| globals.redirect_errors = Some(found))
+        } else {
+            Ok(())
+        };
+        // With clsact everything is as on the kernels before 6.6.
+        if features.netfilter && mode == AttachMode::Tcx {
+            globals.post_routing = post_routing::or_tell(post_routing::Globals::find(&types));
+        }
+        drop(types);
         let handover = if former.is_empty() {
             None
         } else {
             let apart = carry::share(&dir, &former, options).context("looking at another layout's maps")?;
             Some(Handover::from(former.clone(), apart))
         };
-        let mut ebpf = load(Some(&dir), options, globals)?;
+        let mut ebpf = load(Some(&dir), options, &globals)?;
+        // Also while another layout's programs run: what it notes too early is only too much.
+        let post_routing =
+            globals.post_routing.and_then(|_| post_routing::or_tell(PostRouting::attach(&ebpf, &links)));
         let maps = Maps::take(&mut ebpf)?;
         load_programs(&mut ebpf, xdp)?;
-        let traced = match tracing {
+        let traced = traced.and_then(|()| match globals.redirect_errors {
             // The former agent's count until then.
-            Some(Ok(_)) if handover.is_some() => Ok(()),
-            Some(Ok(_)) => redirect_errors::attach(&mut ebpf, &links),
-            Some(Err(error)) => Err(error),
+            Some(_) if handover.is_some() => Ok(()),
+            Some(_) => redirect_errors::attach(&mut ebpf, &links),
             None => redirect_errors::detach(&links),
-        };
+        });
         if let Err(error) = traced {
             tracing::warn!(error = format!("{error:#}"), "frames that XDP redirects in vain are not counted");
         }
         let former = former.iter().map(|dir| dir.join(pins::LINKS)).collect();
-        let state = State { ebpf, maps, pins: Pins { own: links, former }, handover, settings: None };
-        Ok(Self { state: Mutex::new(state), mode, xdp: options.xdp, features, dir })
+        let pins = Pins { own: links, former };
+        let missing = [Contents::Pods, Contents::Peers].into();
+        let state = State { ebpf, maps, pins, missing, handover, settings: None };
+        Ok(Self { state: Mutex::new(state), mode, post_routing, xdp: options.xdp, features, dir })
     }
 
     /// Tells that the maps hold these contents. Once they hold all, the programs of an agent with another map layout are
@@ -127,22 +149,49 @@ impl Datapath {
     /// Where what the former agent has left cannot be removed.
     pub fn filled(&self, contents: Contents) -> anyhow::Result<()> {
         let mut state = self.state();
-        let State { ebpf, maps, pins, handover, .. } = &mut *state;
-        let Some(pending) = handover else { return Ok(()) };
-        if !pending.filled(contents) {
+        let State { ebpf, maps, pins, missing, handover, .. } = &mut *state;
+        if !missing.remove(&contents) || !missing.is_empty() {
             return Ok(());
         }
-        let mut scene = Scene { ebpf, maps, pins, dir: &self.dir, mode: self.mode, xdp: self.xdp };
-        let finished = pending.finish(&mut scene);
-        *handover = None;
-        pins.former.clear();
+        let post_routing = self.post_routing.is_some();
+        let mut finished = Ok(());
+        if let Some(pending) = handover.take() {
+            let (dir, mode, xdp) = (&self.dir, self.mode, self.xdp);
+            finished = pending.finish(&mut Scene { ebpf, maps, pins, dir, mode, post_routing, xdp });
+            pins.former.clear();
+        }
+        if !post_routing {
+            // An agent with another `attach` has left it; every device has `to_pod` or `to_wire` by now.
+            post_routing::detach(&pins.own)?;
+        }
         finished
     }
 
     /// Why another layout's programs still run, while they do.
     #[must_use]
     pub fn handover(&self) -> Option<String> {
-        self.state().handover.as_ref().map(Handover::reason)
+        let state = self.state();
+        let awaited = state.missing.first()?.awaited();
+        let reason = || format!("the programs of an agent with another map layout forward until {awaited}");
+        state.handover.as_ref().map(|_| reason())
+    }
+
+    /// The hooks that programs are attached at by tc, on such a device: in this order.
+    pub fn hooks(&self, device: Device) -> impl Iterator<Item = Hook> + use<> {
+        let [egress, ingress] = device.hooks();
+        [self.post_routing.is_none().then_some(egress), Some(ingress)].into_iter().flatten()
+    }
+
+    /// Attaches `post_routing` where that is used and the program is not attached, or no longer. Returns whether it was.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn ensure_post_routing(&self) -> anyhow::Result<Option<bool>> {
+        let state = self.state();
+        match &self.post_routing {
+            Some(program) => program.ensure(&state.pins.own).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// How programs are attached here.
@@ -212,7 +261,7 @@ impl Datapath {
         let State { pins, handover, .. } = &mut *self.state();
         match handover {
             Some(_) => Ok(()),
-            None => attach::detach_other(hook, interface, self.mode, pins),
+            None => attach::detach_other(hook, interface, self.mode, self.post_routing.is_some(), pins),
         }
     }
 

@@ -4,22 +4,19 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use dataplane_common::Hook;
 
-use super::{AttachMode, Contents, Datapath, XdpMode};
+use super::{AttachMode, Contents, Datapath, Device, XdpMode};
 use crate::pods::{FastPath, PodEndpoint};
 
 impl FastPath for Datapath {
     fn attach_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
         let _short_waits = crate::rcu::expedite();
-        // Egress first: no packet may be forwarded past flows that nobody has noted.
-        self.attach(Hook::ToPod, interface)?;
-        self.attach(Hook::FromPod, interface)?;
+        self.hooks(Device::Pod).try_for_each(|hook| self.attach(hook, interface))?;
         self.state().maps.add_port(ifindex)
     }
 
     fn attach_new_pod(&self, interface: &str, ifindex: u32) -> anyhow::Result<()> {
         let _short_waits = crate::rcu::expedite();
-        self.attach_beside(Hook::ToPod, interface)?;
-        self.attach_beside(Hook::FromPod, interface)?;
+        self.hooks(Device::Pod).try_for_each(|hook| self.attach_beside(hook, interface))?;
         self.state().maps.add_port(ifindex)
     }
 
@@ -58,7 +55,7 @@ impl FastPath for Datapath {
     fn detached(&self, interface: &str) -> anyhow::Result<Vec<&'static str>> {
         let mut detached = Vec::new();
         if self.mode == AttachMode::Tcx && self.handover().is_none() {
-            for hook in [Hook::FromPod, Hook::ToPod] {
+            for hook in self.hooks(Device::Pod) {
                 if !self.is_attached(hook, interface)? {
                     detached.push(hook.name());
                 }
@@ -70,7 +67,7 @@ impl FastPath for Datapath {
     fn filters(&self) -> anyhow::Result<Vec<(&'static str, u32, bool)>> {
         let mut filters = Vec::new();
         if self.handover().is_none() {
-            for hook in [Hook::FromPod, Hook::ToPod] {
+            for hook in self.hooks(Device::Pod) {
                 filters.extend(self.filter(hook)?.map(|(program, ingress)| (hook.name(), program, ingress)));
             }
         }

@@ -25,8 +25,7 @@ pub(super) struct Globals {
 
 impl Globals {
     /// Finds it out.
-    pub(super) fn find() -> anyhow::Result<Self> {
-        let types = KernelTypes::read()?;
+    pub(super) fn find(types: &KernelTypes) -> anyhow::Result<Self> {
         Ok(Self {
             ifindex: types.offset("net_device", "ifindex")?,
             namespace: types.offset("net_device", "nd_net")?,

@@ -16,7 +16,7 @@ use crate::failpoint::step;
 pub fn remove(bpf_dir: &Path, interfaces: &[String]) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     for interface in interfaces {
-        for hook in Hook::ALL.iter().filter(|hook| **hook != Hook::XdpFromWire) {
+        for hook in Hook::ALL.iter().filter(|hook| !matches!(hook, Hook::XdpFromWire | Hook::PostRouting)) {
             attach::detach_clsact(*hook, interface)?;
         }
     }

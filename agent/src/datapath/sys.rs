@@ -1,4 +1,5 @@
-//! The few commands of `bpf(2)` that aya keeps to itself: what a pinned object is, and maps of any key and value.
+//! The few commands of `bpf(2)` that aya keeps to itself: what a pinned object is, maps of any key and value, programs and
+//! links of netfilter.
 
 use std::{
     ffi::CString,
@@ -11,15 +12,18 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya_obj::generated::bpf_insn;
 
 /// Commands, as `enum bpf_cmd` numbers them.
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BTF_GET_FD_BY_ID: libc::c_long = 19;
+const LINK_CREATE: libc::c_long = 28;
 
 /// `union bpf_attr`, as far as it is needed here; the kernel takes a shorter one as if zeros followed.
 #[repr(C)]
@@ -27,6 +31,38 @@ const BTF_GET_FD_BY_ID: libc::c_long = 19;
 struct Attributes {
     words: [u32; 2],
     pointers: [u64; 3],
+}
+
+/// `BPF_PROG_TYPE_NETFILTER`, `BPF_NETFILTER`.
+const NETFILTER: u32 = 32;
+const NETFILTER_ATTACH: u32 = 45;
+
+/// The part of `union bpf_attr` that is for `BPF_PROG_LOAD`, as far as it is needed here.
+#[repr(C)]
+struct Loading {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Where in netfilter a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Netfilter {
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub(super) family: u32,
+    /// One of `NF_INET_…`.
+    pub(super) hook: u32,
+    /// Lower ones come first; no two programs have the same.
+    pub(super) priority: u32,
 }
 
 /// What the kernel tells of a map.
@@ -50,6 +86,8 @@ pub(super) struct LinkInfo {
     pub(super) program: u32,
     /// The device of a tcx or XDP link; zero when it has been detached, or its device is gone.
     pub(super) ifindex: u32,
+    /// The priority of a link to netfilter.
+    pub(super) priority: u32,
 }
 
 /// Opens what is pinned there; `None` where nothing is.
@@ -59,8 +97,7 @@ pub(super) fn open(pin: &Path) -> anyhow::Result<Option<OwnedFd>> {
     let words = split(path.as_ptr().expose_provenance() as u64);
     let mut attributes = Attributes { words, ..Attributes::default() };
     match bpf(OBJ_GET, &mut attributes) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })),
+        Ok(fd) => owned(fd).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("opening the pin {}", pin.display())),
     }
@@ -74,6 +111,64 @@ pub(super) fn pin(object: impl AsFd, place: &Path) -> anyhow::Result<()> {
         pointers: [u64::from(raw(&object)), 0, 0],
     };
     bpf(OBJ_PIN, &mut attributes).map(drop).with_context(|| format!("pinning to {}", place.display()))
+}
+
+/// Loads a program of netfilter. Its name has at most 15 characters.
+pub(super) fn load_netfilter(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &std::ffi::CStr,
+) -> anyhow::Result<OwnedFd> {
+    let mut short = [0; 16];
+    short.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
+    let mut loading = Loading {
+        kind: NETFILTER,
+        instruction_count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: short,
+        ifindex: 0,
+        expected_attach_type: NETFILTER_ATTACH,
+    };
+    let error = match bpf(PROG_LOAD, &mut loading) {
+        Ok(fd) => return owned(fd),
+        Err(error) => error,
+    };
+    // Once more, for the verifier's words.
+    let mut log = vec![0_u8; 1 << 20];
+    loading.log_level = 1;
+    loading.log_size = u32::try_from(log.len())?;
+    loading.log = log.as_mut_ptr().expose_provenance() as u64;
+    bpf(PROG_LOAD, &mut loading).ok();
+    let words = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    Err(error).with_context(|| format!("the verifier says: {words}"))
+}
+
+/// Attaches a program to netfilter, in this thread's network namespace, for as long as the link lives. `None` where
+/// another program has that priority.
+pub(super) fn link_netfilter(program: impl AsFd, place: Netfilter) -> anyhow::Result<Option<OwnedFd>> {
+    let pair = |low: u32, high: u32| u64::from_ne_bytes(join(low, high));
+    let mut attributes = Attributes {
+        words: [raw(&program), 0],
+        pointers: [pair(NETFILTER_ATTACH, 0), pair(place.family, place.hook), pair(place.priority, 0)],
+    };
+    match bpf(LINK_CREATE, &mut attributes) {
+        Ok(fd) => owned(fd).map(Some),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
+        Err(error) => Err(error).context("making a link to netfilter"),
+    }
+}
+
+/// A program's number.
+pub(super) fn program_id(program: impl AsFd) -> anyhow::Result<u32> {
+    let mut info = [0_u32; 2];
+    describe(&program, &mut info).context("asking the kernel about a program")?;
+    Ok(info[1])
 }
 
 /// What a map is.
@@ -98,16 +193,15 @@ pub(super) fn map_info(map: impl AsFd) -> anyhow::Result<MapInfo> {
 pub(super) fn link_info(link: impl AsFd) -> anyhow::Result<LinkInfo> {
     let mut info = [0_u32; 14];
     describe(&link, &mut info).context("asking the kernel about a link")?;
-    // tcx and XDP links both have their device in the first word behind the common part.
-    Ok(LinkInfo { program: info[2], ifindex: info[4] })
+    // tcx and XDP links both have their device in the first word behind the common part; links to netfilter have their
+    // family, hook and priority there.
+    Ok(LinkInfo { program: info[2], ifindex: info[4], priority: info[6] })
 }
 
 /// The description of types with that number.
 pub(super) fn btf(id: u32) -> anyhow::Result<Vec<u8>> {
     let mut attributes = Attributes { words: [id, 0], ..Attributes::default() };
-    let fd = bpf(BTF_GET_FD_BY_ID, &mut attributes).context("opening a map's types")?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
+    let fd = owned(bpf(BTF_GET_FD_BY_ID, &mut attributes).context("opening a map's types")?)?;
     let mut info = [0_u32; 8];
     describe(&fd, &mut info).context("asking for the size of a map's types")?;
     let mut bytes = vec![0_u8; usize::try_from(info[2])?];
@@ -170,11 +264,22 @@ fn split(pointer: u64) -> [u32; 2] {
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
-fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+/// Two words as the one that they are in the kernel's eyes.
+fn join(low: u32, high: u32) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (low.to_ne_bytes(), high.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
+/// What a command has returned that makes descriptors.
+fn owned(fd: libc::c_long) -> anyhow::Result<OwnedFd> {
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads the attributes, and what they point to in the sizes that the callers have from it; all
     // of that lives for the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<Attributes>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

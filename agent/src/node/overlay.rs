@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use super::{NodeTask, ledger::Ledger, sysctl};
 use crate::{
     cluster::Node,
+    datapath::Device,
     netlink::{Link, Vxlan},
     pods::gateway,
 };
@@ -62,7 +63,7 @@ impl NodeTask {
         }
         ledger.keep(format_args!("the device {OVERLAY_DEVICE}"), found, "made anew");
         sysctl::prepare_overlay(OVERLAY_DEVICE, link.index, ledger)?;
-        for hook in [Hook::ToWire, Hook::FromOverlay] {
+        for hook in self.datapath.hooks(Device::Overlay) {
             self.ensure_attached(hook, &link, ledger).await?;
         }
         if !link.up {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cluster::{Cluster, Node},
     config::TunnelSetting,
-    datapath::{Contents, OwnAddresses, XdpMode},
+    datapath::{Contents, Device, OwnAddresses, XdpMode},
     netlink::{Link, Route, Rule},
     pods::{NodeNetwork, gateway},
 };
@@ -288,16 +288,27 @@ impl NodeTask {
         Ok(())
     }
 
-    /// Attaches the uplinks' programs where this agent's are not attached yet. Egress first: no packet may be
-    /// forwarded past flows that nobody has noted.
+    /// Attaches the uplinks' programs where this agent's are not attached yet. What notes flows comes first: no packet may
+    /// be forwarded past flows that nobody has noted.
     async fn attach(
         &self,
         uplinks: &[Link],
         problems: &mut Vec<String>,
         ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
+        match self.datapath.ensure_post_routing() {
+            Ok(Some(found)) => {
+                ledger.keep(
+                    format_args!("the program {}", Hook::PostRouting.name()),
+                    found,
+                    "attached again",
+                );
+            }
+            Ok(None) => {}
+            Err(error) => problems.push(format!("{error:#}")),
+        }
         for uplink in uplinks {
-            for hook in [Hook::ToWire, Hook::FromWire] {
+            for hook in self.datapath.hooks(Device::Uplink) {
                 if let Err(error) = self.ensure_attached(hook, uplink, ledger).await {
                     problems.push(format!("{error:#}"));
                 }

@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
 use dataplane_common::{Counter, Hook, PodEntry, Verdict, counter_index};
+use podlane::datapath::{Features, PostRouting};
 use podlane_tests::Run;
 use podlane_tests::bench::ProgramSize;
 
@@ -26,8 +27,18 @@ const FLOORS: [&str; 5] = ["floor_return", "floor_lookup", "floor_fib", "restore
 /// The hash maps' size.
 const MOST_PODS: u32 = 1000;
 
+fn size(program: &str, info: &ProgramInfo) -> ProgramSize {
+    ProgramSize {
+        program: program.to_owned(),
+        instructions: info.size_translated().unwrap_or_default() / 8,
+        verified_instructions: info.verified_instruction_count().unwrap_or_default(),
+        jited_bytes: info.size_jitted(),
+    }
+}
+
 pub struct Node {
     ours: Ebpf,
+    post_routing: Option<PostRouting>,
     floors: Ebpf,
     counters: PerCpuArray<MapData, Counter>,
     scenario: Array<MapData, Scenario>,
@@ -43,6 +54,7 @@ impl Node {
     pub fn new() -> Result<Self> {
         let (pod, uplink) = devices()?;
         let mut ours = podlane::datapath::load_unpinned_sized(MOST_PODS, 8192)?;
+        let post_routing = Features::probe()?.netfilter.then(|| PostRouting::load(&ours)).transpose()?;
         let mut floors =
             EbpfLoader::new().map_max_entries("floor_pods", MOST_PODS).load(podlane::datapath::FLOORS)?;
         for name in FLOORS {
@@ -54,7 +66,7 @@ impl Node {
         let counters = take(&mut ours, "counters")?;
         let scenario = take(&mut floors, "scenario")?;
         let target = take(&mut floors, "target")?;
-        Ok(Self { ours, floors, counters, scenario, target, pods, routes, pod, uplink })
+        Ok(Self { ours, post_routing, floors, counters, scenario, target, pods, routes, pod, uplink })
     }
 
     /// Makes its pods and peer nodes so many. Peers only get more.
@@ -73,18 +85,16 @@ impl Node {
     pub fn sizes(&mut self) -> Result<Vec<ProgramSize>> {
         let names =
             [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire].map(Hook::name);
-        let names = names.into_iter().chain(FLOORS);
-        names
-            .map(|name| {
-                let info = self.program(name)?.info()?;
-                Ok(ProgramSize {
-                    program: name.to_owned(),
-                    instructions: info.size_translated().unwrap_or_default() / 8,
-                    verified_instructions: info.verified_instruction_count().unwrap_or_default(),
-                    jited_bytes: info.size_jitted(),
-                })
-            })
-            .collect()
+        let mut sizes: Vec<ProgramSize> = names
+            .into_iter()
+            .chain(FLOORS)
+            .map(|name| Ok(size(name, &self.program(name)?.info()?)))
+            .collect::<Result<_>>()?;
+        if let Some(program) = &self.post_routing {
+            let info = loaded_programs().flatten().find(|info| info.id() == program.id());
+            sizes.insert(5, size(Hook::PostRouting.name(), &info.context("post_routing has no number")?));
+        }
+        Ok(sizes)
     }
 
     /// Makes `program` the one that runs after the restoring one, and sets what the packets are.

@@ -14,10 +14,12 @@ use dataplane_common::{
     pod_slot, route_slot,
 };
 use nix::sched::{CloneFlags, unshare};
+use podlane::datapath::{Features, PostRouting};
 
 mod addresses;
 mod case;
 mod devices;
+mod netfilter;
 mod tables;
 
 pub use addresses::*;
@@ -49,6 +51,7 @@ pub enum Tables {
 /// pod A to the remote pod, and of the remote pod to pod B, in both families.
 pub struct Fixture {
     ebpf: Ebpf,
+    post_routing: Option<PostRouting>,
     /// Another map layout is being taken over: see `FlowGate::ALL`.
     pub handover: bool,
     gate: Array<MapData, FlowGate>,
@@ -81,6 +84,8 @@ impl Fixture {
         let (pod_a, pod_b) = (interface("pla", HOST_MAC_A), interface("plb", HOST_MAC_B));
         let uplink = interface("uplink", UPLINK_MAC);
         let mut ebpf = podlane::datapath::load_unpinned().unwrap();
+        let has_netfilter = Features::probe().unwrap().netfilter;
+        let post_routing = has_netfilter.then(|| PostRouting::load(&ebpf).unwrap());
 
         let entry_a = PodEntry { ifindex: pod_a, mac: MAC_A, host_mac: HOST_MAC_A };
         let entry_b = PodEntry { ifindex: pod_b, mac: MAC_B, host_mac: HOST_MAC_B };
@@ -206,6 +211,7 @@ impl Fixture {
         let counters = map(&mut ebpf, "counters");
         Self {
             ebpf,
+            post_routing,
             gate,
             flows4,
             flows6,
@@ -225,6 +231,7 @@ impl Fixture {
         let (action, mut output) =
             self.run(case).map_err(|error| format!("{} bytes: {error:?}", case.packet.len()))?;
         let expected_action = match case.verdict {
+            Verdict::Pass(_) if case.hook == Hook::PostRouting => netfilter::ACCEPT,
             Verdict::Pass(_) if case.hook == Hook::XdpFromWire => XDP_PASS,
             Verdict::Forwarded(_) if case.hook == Hook::XdpFromWire => XDP_REDIRECT,
             Verdict::Drop(_) if case.hook == Hook::XdpFromWire => XDP_DROP,
@@ -251,7 +258,7 @@ impl Fixture {
         if action != expected_action {
             return Err(format!("action {action}, not {expected_action}"));
         }
-        if case.hook != Hook::XdpFromWire && self.mark != case.expected_mark() {
+        if !matches!(case.hook, Hook::XdpFromWire | Hook::PostRouting) && self.mark != case.expected_mark() {
             return Err(format!("mark {:#x}, not {:#x}", self.mark, case.expected_mark()));
         }
         if let Some(port) = case.any_port_at.and_then(|place| output.get_mut(place..place + 2)) {
@@ -271,6 +278,10 @@ impl Fixture {
     pub fn run(&mut self, case: &Case) -> Result<(i32, Vec<u8>), ProgramError> {
         let open = if self.handover { FlowGate::ALL } else { u32::from(case.flows) };
         self.gate.set(0, FlowGate { open }, 0).unwrap();
+        if case.hook == Hook::PostRouting {
+            let program = self.post_routing.as_ref().unwrap();
+            return Ok((netfilter::test_run(program, &case.packet), case.packet.clone()));
+        }
         let mut output = vec![0; case.packet.len() + 256];
         let options = TestRunOptions {
             data_in: Some(&case.packet),
@@ -327,7 +338,12 @@ impl Fixture {
         self.flows4.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
     }
 
-    /// The same for IPv6.
+    /// When a packet of that flow was last seen; `None` where it has not been noted.
+    pub fn last_seen4(&self, key: &FlowKey<Ip4>) -> Option<u64> {
+        Some(self.flows4.get(key, 0).ok()?.last_seen)
+    }
+
+    /// As [`Self::has_flow4`].
     pub fn has_flow6(&self, key: &FlowKey<Ip6>) -> bool {
         self.flows6.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
     }

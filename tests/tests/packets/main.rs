@@ -68,6 +68,17 @@ fn has_xdp() -> bool {
     features.xdp
 }
 
+/// Whether there can be programs of netfilter; says so where there cannot.
+fn has_netfilter() -> bool {
+    let features = Features::probe().unwrap();
+    if !features.netfilter {
+        println!("skipped: netfilter: programs need Linux 6.4, this is {}", features.kernel);
+    }
+    // tcx is newer; Debian's kernels have both.
+    assert!(features.netfilter || !features.tcx, "a kernel with tcx has no programs at netfilter");
+    features.netfilter
+}
+
 /// What `from_wire` decides, XDP decides as well, before there is an skb; but the rare ICMP errors that it would forward,
 /// XDP leaves to it.
 #[test]
@@ -92,6 +103,13 @@ fn xdp_from_wire_does_what_its_tables_say() {
 #[test]
 fn to_pod_and_to_wire_do_what_their_table_says() {
     run(to_wire::cases);
+}
+
+#[test]
+fn post_routing_does_what_its_table_says() {
+    if has_netfilter() {
+        run(to_wire::netfilter_cases);
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! `to_pod` and `to_wire`: they change nothing and pass everything, and note the pod-to-pod flows of the stack.
+//! `to_pod`, `to_wire` and `post_routing`: they change nothing and pass everything, and note the pod-to-pod flows of the
+//! stack.
 
 use dataplane_common::{Hook, Ip4, Ip6, MARK_FORWARDED, MARK_POD_TO_POD, PassReason, Verdict};
 
 use crate::{
     fixture::{
-        Case, Fixture, From, HOST_MAC_B, MAC_B, NODE, PEER, PEER_MAC, POD_A, POD_B, POD_B6, REMOTE, REMOTE6,
-        Tables, UPLINK_MAC, udp_flow,
+        Case, Fixture, From, HOST_MAC_A, HOST_MAC_B, MAC_A, MAC_B, NODE, PEER, PEER_MAC, POD_A, POD_B,
+        POD_B6, REMOTE, REMOTE6, Tables, UPLINK_MAC, udp_flow,
     },
+    has_netfilter,
     packet::{Ip, Packet, arp},
 };
 
@@ -21,6 +23,12 @@ fn to_b(source: Ip) -> Packet {
 
 fn out(source: Ip) -> Packet {
     Packet::udp(UPLINK_MAC, PEER_MAC, source)
+}
+
+/// The same packets, but those that netfilter's hooks for IP never see.
+pub fn netfilter_cases() -> Vec<Case> {
+    let ip = cases().into_iter().filter(|case| case.verdict != Verdict::Pass(PassReason::NotIp));
+    ip.map(|case| Case { hook: Hook::PostRouting, ..case }).collect()
 }
 
 /// The whole table.
@@ -52,6 +60,12 @@ pub fn cases() -> Vec<Case> {
             later(to_b(Ip::V4(REMOTE, POD_B))),
             PassReason::Fragment,
         ),
+        case(
+            "a first fragment with ports, to a pod",
+            Hook::ToPod,
+            Packet { fragment: Some((0, true)), ..to_b(Ip::V4(REMOTE, POD_B)) }.bytes(),
+            PassReason::Noted,
+        ),
         case("ARP, to a pod", Hook::ToPod, arp(HOST_MAC_B, NODE, POD_B), PassReason::NotIp),
         case(
             "a local pod's packet, out",
@@ -75,20 +89,47 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
-    Fixture::with(Tables::Slots, |fixture| {
+fn the_other_direction_is_noted(hook: Hook) {
+    Fixture::with(Tables::Slots, move |fixture| {
         let flow = udp_flow(Ip4::from(REMOTE), Ip4::from(POD_A)).reversed();
         assert!(!fixture.has_flow4(&flow));
         let packet = out(Ip::V4(REMOTE, POD_A)).bytes();
-        fixture.check(&case("noted", Hook::ToPod, packet, PassReason::Noted)).unwrap();
+        fixture.check(&case("noted", hook, packet, PassReason::Noted)).unwrap();
         assert!(fixture.has_flow4(&flow));
 
         let flow = udp_flow(Ip6::from(REMOTE6), Ip6::from(POD_B6)).reversed();
         assert!(!fixture.has_flow6(&flow));
         let packet = out(Ip::V6(REMOTE6, POD_B6)).bytes();
-        fixture.check(&case("noted", Hook::ToPod, packet, PassReason::Noted)).unwrap();
+        fixture.check(&case("noted", hook, packet, PassReason::Noted)).unwrap();
         assert!(fixture.has_flow6(&flow));
+    });
+}
+
+#[test]
+fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
+    the_other_direction_is_noted(Hook::ToPod);
+    if has_netfilter() {
+        the_other_direction_is_noted(Hook::PostRouting);
+    }
+}
+
+#[test]
+fn a_flow_through_the_stack_lives_by_the_packets_of_either_direction() {
+    Fixture::with(Tables::Slots, |fixture| {
+        let flow = udp_flow(Ip4::from(POD_A), Ip4::from(POD_B));
+        let packet = Packet::udp(MAC_A, HOST_MAC_A, Ip::V4(POD_A, POD_B)).bytes();
+        let verdict = Verdict::Pass(PassReason::StackFlow);
+        let passed = Case {
+            flows: true,
+            ..Case::new("passed", Hook::FromPod, From::PodA, packet.clone(), verdict, packet)
+        };
+        assert_eq!(fixture.last_seen4(&flow), Some(1));
+        fixture.check(&passed).unwrap();
+        let then = fixture.last_seen4(&flow).unwrap();
+        assert!(then > 1, "{then}");
+        // Not with every packet.
+        fixture.check(&passed).unwrap();
+        assert_eq!(fixture.last_seen4(&flow), Some(then));
     });
 }
 
