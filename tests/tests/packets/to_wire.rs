@@ -108,6 +108,10 @@ fn the_other_direction_is_noted(hook: Hook) {
 #[test]
 fn the_other_direction_of_the_stacks_flows_is_noted_and_the_gate_opened() {
     the_other_direction_is_noted(Hook::ToPod);
+}
+
+#[test]
+fn netfilters_program_notes_the_other_direction_as_well() {
     if has_netfilter() {
         the_other_direction_is_noted(Hook::PostRouting);
     }

@@ -16,9 +16,12 @@ pub(super) fn boot(
     console: &Path,
     limit: Duration,
 ) -> Result<()> {
+    // It ends with us, however we end.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]);
     // In the foreground, so that Ctrl-C reaches it too.
-    let mut command = Command::new("timeout");
-    command.args(["--foreground", "--kill-after=5", &limit.as_secs().to_string(), "qemu-system-x86_64"]);
+    command.args(["timeout", "--foreground", "--kill-after=5", &limit.as_secs().to_string()]);
+    command.arg("qemu-system-x86_64");
     // Emulated, so that it runs the same everywhere: without KVM, in containers, in other virtual machines.
     command.args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-smp", "1"]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
