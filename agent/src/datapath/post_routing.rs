@@ -139,7 +139,7 @@ impl PostRouting {
         }
         for priority in PRIORITIES {
             let Some(link) = sys::link_netfilter(&self.program, place(priority))? else { continue };
-            let new = links.join(format!("{NAME}-{family}:new"));
+            let new = new_pin(links, family);
             // Of an agent that came no further than here.
             remove_pin(&new)?;
             sys::pin(link, &new)?;
@@ -157,11 +157,19 @@ impl PostRouting {
 
 /// Detaches it, of whichever agent it is.
 pub(super) fn detach(links: &Path) -> anyhow::Result<()> {
-    FAMILIES.iter().try_for_each(|(family, _)| remove_pin(&pin(links, family)))
+    FAMILIES.iter().try_for_each(|(family, _)| {
+        remove_pin(&new_pin(links, family))?;
+        remove_pin(&pin(links, family))
+    })
 }
 
 fn pin(links: &Path, family: &str) -> PathBuf {
     links.join(format!("{NAME}-{family}"))
+}
+
+/// Where a new link is pinned until it takes the former one's place.
+fn new_pin(links: &Path, family: &str) -> PathBuf {
+    links.join(format!("{NAME}-{family}:new"))
 }
 
 fn fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<RawFd> {

@@ -135,16 +135,23 @@ pub(super) fn load_netfilter(
         ifindex: 0,
         expected_attach_type: NETFILTER_ATTACH,
     };
-    let error = match bpf(PROG_LOAD, &mut loading) {
-        Ok(fd) => return owned(fd),
-        Err(error) => error,
-    };
+    // The verifier gives up where a signal waits for the thread: as often as libbpf tries.
+    for _ in 0..5 {
+        match bpf(PROG_LOAD, &mut loading) {
+            Ok(fd) => return owned(fd),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
     // Once more, for the verifier's words.
     let mut log = vec![0_u8; 1 << 20];
     loading.log_level = 1;
     loading.log_size = u32::try_from(log.len())?;
     loading.log = log.as_mut_ptr().expose_provenance() as u64;
-    bpf(PROG_LOAD, &mut loading).ok();
+    let error = match bpf(PROG_LOAD, &mut loading) {
+        Ok(fd) => return owned(fd),
+        Err(error) => error,
+    };
     let words = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
     Err(error).with_context(|| format!("the verifier says: {words}"))
 }
