@@ -38,8 +38,8 @@ fn all_72_pairs_talk_through_ebpf_through_the_kernel_without_it_and_through_ebpf
 
     for node in lab.nodes() {
         node.agent()?.stop()?;
-        // Three pods and an uplink, two programs each.
-        assert_eq!(pins::detach_all(node.agent()?)?, 8);
+        // A program for each of three pods and an uplink, one at netfilter for both families.
+        assert_eq!(pins::detach_all(node.agent()?)?, 6);
     }
     for (node, forwarded) in lab.nodes().iter().zip(probe_all(&lab, &pairs)?) {
         // Of each of the 42 pairs that a node has an end of, it forwards a request and a reply at least.
@@ -48,7 +48,7 @@ fn all_72_pairs_talk_through_ebpf_through_the_kernel_without_it_and_through_ebpf
 
     lab.start_agents()?;
     for node in lab.nodes() {
-        assert_eq!(pins::links(node.agent()?)?.len(), 8);
+        assert_eq!(pins::links(node.agent()?)?.len(), 6);
     }
     assert_eq!(probe_all(&lab, &pairs)?, [0, 0, 0], "packets that the kernels forwarded");
     Ok(())
