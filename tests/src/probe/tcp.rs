@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect as connect_socket, listen,
     setsockopt, socket,
@@ -57,8 +59,21 @@ pub(super) fn connect_to(path: &Path<'_>, listener: &TcpListener) -> anyhow::Res
     Ok(Connection { accepted, seen: seen.ip(), outgoing })
 }
 
-/// A service's server listens on the same port again and again.
+/// A service's server listens on the same port again and again. The last listener may live a moment longer: in a child
+/// of this process that another test is starting and that has not executed its program yet.
 pub(super) fn listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    for _ in 0..100 {
+        match try_listen_at(address) {
+            Err(error) if error.downcast_ref() == Some(&Errno::EADDRINUSE) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+    try_listen_at(address)
+}
+
+fn try_listen_at(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let fd = tcp_socket(address)?;
     setsockopt(&fd, ReuseAddr, &true)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
