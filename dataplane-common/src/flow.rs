@@ -42,12 +42,12 @@ pub struct FlowEntry {
     /// Something that this version does not know, in the other one's tests.
     #[cfg(feature = "other-version")]
     pub unknown: u64,
-    /// When the stack last sent a packet of the other direction: `CLOCK_MONOTONIC`, in nanoseconds.
+    /// When a packet of either direction was last seen, to a second: `CLOCK_MONOTONIC`, in nanoseconds.
     pub last_seen: u64,
 }
 
 impl FlowEntry {
-    /// The stack has just sent a packet of the other direction.
+    /// A packet has just been seen.
     #[inline(always)]
     #[must_use]
     pub const fn seen(now: u64) -> Self {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData},
-    programs::{ProgramInfo, SchedClassifier, Xdp, loaded_programs},
+    programs::{ProgramInfo, SchedClassifier, Xdp},
 };
 use dataplane_common::{Hook, Ip4, Ip6, NodeEntry, PodEntry, RouteEntry, RouteKey};
 use podlane::datapath::{Features, PostRouting};
@@ -92,7 +92,7 @@ fn maps_keep_their_memory_budget() {
 
 fn info(ebpf: &mut Ebpf, post_routing: Option<&PostRouting>, hook: Hook) -> ProgramInfo {
     if let (Hook::PostRouting, Some(program)) = (hook, post_routing) {
-        return loaded_programs().flatten().find(|info| info.id() == program.id()).unwrap();
+        return program.info().unwrap();
     }
     let program = ebpf.program_mut(hook.name()).unwrap();
     if hook == Hook::XdpFromWire {

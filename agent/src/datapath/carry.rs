@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, maps::Map};
+use anyhow::anyhow;
+use aya::Ebpf;
 
 use super::{
     Options,
-    load::{Globals, load},
+    load::{Globals, load, map_data},
     shape::Shape,
     sys::{self, MapInfo},
 };
@@ -108,10 +108,7 @@ fn keys(map: &std::os::fd::OwnedFd, info: &MapInfo) -> anyhow::Result<Vec<Vec<u8
 }
 
 fn info_of(ebpf: &Ebpf, name: &str) -> anyhow::Result<MapInfo> {
-    match ebpf.map(name).with_context(|| format!("the embedded object has no map {name}"))? {
-        Map::Array(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) => sys::map_info(map.fd()),
-        _ => Err(anyhow!("the map {name} is of a kind that is not carried over")),
-    }
+    sys::map_info(map_data(ebpf, name)?.fd())
 }
 
 #[cfg(test)]

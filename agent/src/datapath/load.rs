@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Map, MapData},
     programs::{SchedClassifier, Xdp},
 };
 use dataplane_common::Hook;
@@ -159,6 +160,19 @@ pub(super) fn load(pins: Option<&Path>, options: &Options, globals: &Globals) ->
     loader.load(PROGRAMS).context(
         "loading the eBPF maps and programs: the agent needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and a kernel with BTF",
     )
+}
+
+/// A map's descriptor and definition, of the kinds that the object has.
+pub(super) fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
+    match ebpf.map(name).with_context(|| format!("the embedded object has no map {name}, or it is taken"))? {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::DevMapHash(data)
+        | Map::RingBuf(data) => Ok(data),
+        _ => Err(anyhow!("the map {name} is of a kind that the object did not have")),
+    }
 }
 
 /// The classifier of a hook.

@@ -143,7 +143,7 @@ impl Datapath {
     }
 
     /// Tells that the maps hold these contents. Once they hold all, the programs of an agent with another map layout are
-    /// swapped for ours, if there are any; until then nothing is attached.
+    /// swapped for ours, if there are any; until then nothing is attached but `post_routing`.
     ///
     /// # Errors
     /// Where what the former agent has left cannot be removed.

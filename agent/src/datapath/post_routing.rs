@@ -6,21 +6,21 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
-    maps::{Map, MapData},
+    programs::{ProgramInfo, loaded_programs},
 };
 use aya_obj::Object;
 use dataplane_common::Hook;
 
 use super::{
     kernel_types::KernelTypes,
-    load::PROGRAMS,
+    load::{PROGRAMS, map_data},
     pins::remove_pin,
     sys::{self, Netfilter},
 };
@@ -84,7 +84,9 @@ impl PostRouting {
     pub fn load(ebpf: &Ebpf) -> anyhow::Result<Self> {
         let mut object = Object::parse(PROGRAMS).context("reading the embedded programs")?;
         let maps = std::mem::take(&mut object.maps);
-        let fds = maps.iter().map(|(name, map)| anyhow::Ok((name.as_str(), fd(ebpf, name)?, map)));
+        let fds = maps.iter().map(|(name, map)| {
+            anyhow::Ok((name.as_str(), map_data(ebpf, name)?.fd().as_fd().as_raw_fd(), map))
+        });
         let fds = fds.collect::<anyhow::Result<Vec<_>>>()?;
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_maps(fds.into_iter(), &sections)?;
@@ -110,10 +112,13 @@ impl PostRouting {
         self.program.as_fd()
     }
 
-    /// The program's number.
-    #[must_use]
-    pub const fn id(&self) -> u32 {
-        self.id
+    /// What the kernel tells of the program.
+    ///
+    /// # Errors
+    /// Where it cannot be asked.
+    pub fn info(&self) -> anyhow::Result<ProgramInfo> {
+        let found = loaded_programs().flatten().find(|info| info.id() == self.id);
+        found.with_context(|| format!("the kernel does not list the program {NAME}"))
     }
 
     /// Attaches the program to both families where it is not, in the place of a former agent's. Returns whether it was.
@@ -170,18 +175,4 @@ fn pin(links: &Path, family: &str) -> PathBuf {
 /// Where a new link is pinned until it takes the former one's place.
 fn new_pin(links: &Path, family: &str) -> PathBuf {
     links.join(format!("{NAME}-{family}:new"))
-}
-
-fn fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<RawFd> {
-    let map = ebpf.map(name).with_context(|| format!("the map {name} is not there any more"))?;
-    let data: &MapData = match map {
-        Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::DevMapHash(data)
-        | Map::RingBuf(data) => data,
-        _ => return Err(anyhow!("the map {name} is of a kind that {NAME} does not share")),
-    };
-    Ok(data.fd().as_fd().as_raw_fd())
 }

@@ -159,10 +159,9 @@ pub(super) fn load_netfilter(
 /// Attaches a program to netfilter, in this thread's network namespace, for as long as the link lives. `None` where
 /// another program has that priority.
 pub(super) fn link_netfilter(program: impl AsFd, place: Netfilter) -> anyhow::Result<Option<OwnedFd>> {
-    let pair = |low: u32, high: u32| u64::from_ne_bytes(join(low, high));
     let mut attributes = Attributes {
         words: [raw(&program), 0],
-        pointers: [pair(NETFILTER_ATTACH, 0), pair(place.family, place.hook), pair(place.priority, 0)],
+        pointers: [join(NETFILTER_ATTACH, 0), join(place.family, place.hook), join(place.priority, 0)],
     };
     match bpf(LINK_CREATE, &mut attributes) {
         Ok(fd) => owned(fd).map(Some),
@@ -272,9 +271,9 @@ fn split(pointer: u64) -> [u32; 2] {
 }
 
 /// Two words as the one that they are in the kernel's eyes.
-fn join(low: u32, high: u32) -> [u8; 8] {
+fn join(low: u32, high: u32) -> u64 {
     let ([a, b, c, d], [e, f, g, h]) = (low.to_ne_bytes(), high.to_ne_bytes());
-    [a, b, c, d, e, f, g, h]
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// What a command has returned that makes descriptors.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramInfo, SchedClassifier, loaded_programs};
+use aya::programs::{ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
 use dataplane_common::{Counter, Hook, PodEntry, Verdict, counter_index};
@@ -83,16 +83,16 @@ impl Node {
 
     /// The sizes of all programs.
     pub fn sizes(&mut self) -> Result<Vec<ProgramSize>> {
-        let names =
-            [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire].map(Hook::name);
-        let mut sizes: Vec<ProgramSize> = names
-            .into_iter()
-            .chain(FLOORS)
-            .map(|name| Ok(size(name, &self.program(name)?.info()?)))
-            .collect::<Result<_>>()?;
+        let hooks = [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire];
+        let mut sizes = Vec::new();
+        for name in hooks.map(Hook::name) {
+            sizes.push(size(name, &self.program(name)?.info()?));
+        }
         if let Some(program) = &self.post_routing {
-            let info = loaded_programs().flatten().find(|info| info.id() == program.id());
-            sizes.insert(5, size(Hook::PostRouting.name(), &info.context("post_routing has no number")?));
+            sizes.push(size(Hook::PostRouting.name(), &program.info()?));
+        }
+        for name in FLOORS {
+            sizes.push(size(name, &self.program(name)?.info()?));
         }
         Ok(sizes)
     }
