@@ -1,8 +1,8 @@
 //! What each program costs: nanoseconds per packet on each of its paths, by `BPF_PROG_TEST_RUN`.
 //!
 //! `cargo xtask bench programs` runs it and reads what it prints: a [`Programs`] as JSON. Progress goes to standard
-//! error. With `--quick`, fewer loads and rounds. With `forward`, see [`forward`], it prints one number; with `floor`, see
-//! [`floor`], it is part of a contender; with `round-trips` and a [`Question`] it prints the answer.
+//! error. With `--quick`, fewer loads and rounds. With `ask` and a [`Question`], or `forward` and a [`Forwarding`], both as
+//! JSON, it prints the answer; with `floor`, see [`floor`], it is part of a contender.
 
 mod contents;
 mod floor;
@@ -18,8 +18,8 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use podlane_tests::bench::Programs;
-use podlane_tests::bench::ping_pong::Question;
+use podlane_tests::bench::{Forwarding, Programs, Question};
+use serde::de::DeserializeOwned;
 
 use crate::measure::{Effort, Measured};
 use crate::node::Node;
@@ -42,12 +42,12 @@ fn main() -> Result<()> {
     }
     match task.as_deref() {
         Some("forward") => {
-            println!("{}", forward::rate(&arguments.collect::<Vec<_>>())?);
+            let question: Forwarding = question(arguments)?;
+            println!("{}", serde_json::to_string(&forward::answer(&question)?)?);
             return Ok(());
         }
-        Some("round-trips") => {
-            let question = arguments.next().context("round-trips QUESTION")?;
-            let question: Question = serde_json::from_str(&question).context("reading the question")?;
+        Some("ask") => {
+            let question: Question = question(arguments)?;
             println!("{}", serde_json::to_string(&question.answer()?)?);
             return Ok(());
         }
@@ -84,6 +84,12 @@ fn main() -> Result<()> {
     let programs = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     println!("{}", serde_json::to_string(&programs)?);
     Ok(())
+}
+
+/// The question, from what is left of the arguments.
+fn question<T: DeserializeOwned>(mut arguments: impl Iterator<Item = String>) -> Result<T> {
+    let question = arguments.next().context("no question")?;
+    serde_json::from_str(&question).context("reading the question")
 }
 
 pub(crate) fn stay_on_one_cpu() -> Result<()> {

@@ -1,36 +1,45 @@
 //! TCP throughput and what it costs, by iperf3.
 
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use super::beside::{self, Beside};
 use super::pin;
 use crate::contender::Pair;
-use crate::probe::iperf::beside_server;
+use crate::probe::iperf::Server;
 
 /// The unit of `/proc/stat` (`sysconf(_SC_CLK_TCK)` is 100 on every Linux machine).
 const TICK: f64 = 0.01;
-
-/// What one transfer showed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Transfer {
-    /// 10⁹ bits per second that arrived.
-    pub gbit_per_second: f64,
-    /// Seconds of CPU time of the whole machine per 10⁹ bytes.
-    pub cpu_seconds_per_gb: f64,
-    /// The part of them in softirqs.
-    pub softirq_seconds_per_gb: f64,
-}
 
 /// How much each of several streams may have under way: with more, what all have together does not stay in a CPU's cache,
 /// or does by chance, which makes a difference of half.
 const WINDOW: &str = "128K";
 
-/// Longer than any network here takes for a sample.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a transfer goes on before what it carries counts: until what the other left in the CPU's caches is gone.
+const SETTLE: Duration = Duration::from_millis(4);
+/// How long it counts in each turn.
+const TURN: Duration = Duration::from_millis(24);
+/// Longer than what is under way needs to arrive.
+const DRAIN: Duration = Duration::from_millis(2);
+/// How long a transfer may take to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sends so many bytes over so many connections at once.
+/// Seconds of CPU time per 10⁹ bytes that arrived.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct CpuTime {
+    /// Of the whole machine.
+    pub(super) busy: f64,
+    /// The part of it in softirqs.
+    pub(super) softirq: f64,
+}
+
+/// 10⁹ bits per second that arrive between the first pair, over so many connections at once, beside the second; and what
+/// that costs. Two transfers take turns: one is stopped while the other goes on.
 ///
 /// Both ends share a CPU: on two, the scheduler now and then puts them on one, which changes the throughput by half.
 ///
@@ -39,33 +48,93 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Where iperf3 fails.
-pub fn transfer(pair: &Pair, ipv6: bool, streams: u32, bytes: u64) -> Result<Transfer> {
-    let address = pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
-    let (report, cpu) = beside_server(&pair.server.namespace, &address, || {
+pub(super) fn in_turns(
+    pairs: [&Pair; 2],
+    ipv6: bool,
+    streams: u32,
+    turns: usize,
+) -> Result<(Beside, CpuTime)> {
+    let mut own = Transfer::begin(pairs[0], ipv6, streams)?;
+    let mut other = Transfer::begin(pairs[1], ipv6, streams)?;
+    let measured = beside::in_turns(turns, || own.turn(), || other.turn())?;
+    let gigabytes = own.bytes / 1e9;
+    let per_gigabyte = |ticks: f64| ticks * TICK / gigabytes;
+    Ok((measured, CpuTime { busy: per_gigabyte(own.cpu.busy), softirq: per_gigabyte(own.cpu.softirq) }))
+}
+
+/// A transfer that is stopped, but for its turns.
+struct Transfer {
+    server: Server,
+    client: Child,
+    /// What arrived in its turns, and the ticks they took.
+    bytes: f64,
+    cpu: Cpu,
+}
+
+impl Transfer {
+    fn begin(pair: &Pair, ipv6: bool, streams: u32) -> Result<Self> {
+        let address =
+            pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
+        let server = Server::start(&pair.server.namespace, &address)?;
         let cpu = pin::last_cpu()?;
-        let before = Cpu::now()?;
-        let report = pair
-            .client
-            .namespace
-            .command(["iperf3", "--json", "--client", &address])
-            .args(["--bytes", &bytes.to_string(), "--parallel", &streams.to_string()])
+        let client = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .arg(format!("--net={}", pair.client.namespace.path().display()))
+            // For longer than it will live.
+            .args(["--", "iperf3", "--client", &address, "--time", "600", "--parallel", &streams.to_string()])
             // The client's CPU, and the server's for this test.
             .args(["--affinity", &format!("{cpu},{cpu}")])
             .args(if has_cubic() { &["--congestion", "cubic"][..] } else { &[] })
             .args(if streams > 1 { &["--window", WINDOW][..] } else { &[] })
-            .timeout(PATIENCE)
-            .read()?;
-        Ok((report, Cpu::now()?.since(before)))
-    })?;
-    let report: Value = serde_json::from_str(&report).context("reading iperf3's report")?;
-    let received = &report["end"]["sum_received"];
-    let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 reports no {name}"));
-    let gigabytes = number("bytes")? / 1e9;
-    Ok(Transfer {
-        gbit_per_second: number("bits_per_second")? / 1e9,
-        cpu_seconds_per_gb: cpu.busy * TICK / gigabytes,
-        softirq_seconds_per_gb: cpu.softirq * TICK / gigabytes,
-    })
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting `iperf3 --client`")?;
+        let mut transfer = Self { server, client, bytes: 0.0, cpu: Cpu::default() };
+        let before = transfer.server.bytes_read()?;
+        let begun = Instant::now();
+        // More than what the two ends have to say to each other before.
+        while transfer.server.bytes_read()? - before < 1_000_000.0 {
+            ensure!(
+                transfer.client.try_wait()?.is_none() && begun.elapsed() < PATIENCE,
+                "`iperf3 --client {address}` in {} transfers nothing",
+                pair.client.namespace.name()
+            );
+            sleep(Duration::from_millis(1));
+        }
+        transfer.signal(Signal::SIGSTOP)?;
+        sleep(DRAIN);
+        Ok(transfer)
+    }
+
+    /// Goes on for a turn; says how many 10⁹ bits per second arrived.
+    fn turn(&mut self) -> Result<f64> {
+        self.signal(Signal::SIGCONT)?;
+        sleep(SETTLE);
+        let (cpu, bytes, start) = (Cpu::now()?, self.server.bytes_read()?, Instant::now());
+        sleep(TURN);
+        let bytes = self.server.bytes_read()? - bytes;
+        let seconds = start.elapsed().as_secs_f64();
+        self.cpu = self.cpu.and(Cpu::now()?.since(cpu));
+        self.bytes += bytes;
+        self.signal(Signal::SIGSTOP)?;
+        sleep(DRAIN);
+        Ok(bytes * 8.0 / 1e9 / seconds)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let client = Pid::from_raw(self.client.id().try_into()?);
+        kill(client, signal).context("`iperf3 --client` has ended early")
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
 }
 
 fn has_cubic() -> bool {
@@ -74,7 +143,7 @@ fn has_cubic() -> bool {
 }
 
 /// Ticks of all CPUs (`proc_stat(5)`).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Cpu {
     busy: f64,
     softirq: f64,
@@ -92,5 +161,9 @@ impl Cpu {
 
     fn since(self, before: Self) -> Self {
         Self { busy: self.busy - before.busy, softirq: self.softirq - before.softirq }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { busy: self.busy + other.busy, softirq: self.softirq + other.softirq }
     }
 }

@@ -1,13 +1,19 @@
 //! What the benches are made of: figures, and generators of packets between two ends of a contender.
 
 pub mod attach;
-pub mod bulk;
-pub mod connections;
-pub mod packets;
+mod beside;
+mod bulk;
+mod connections;
+mod forwarding;
+mod packets;
 mod pin;
-pub mod ping_pong;
+pub(crate) mod ping_pong;
 mod process;
+mod question;
 mod row;
 pub mod scale;
 
+pub use beside::{Beside, in_turns};
+pub use forwarding::{Forwarding, Receiver, Route};
+pub use question::{Answer, Question, What};
 pub use row::{ProgramSize, Programs, Row, Samples};

@@ -4,42 +4,39 @@
 //! receives them: no packet is lost, no time goes into waking anybody. What is left is the sockets and the way.
 
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{pin, ping_pong::udp_sockets};
+use super::beside::{self, Beside};
+use super::ping_pong::udp_sockets;
 use crate::contender::Pair;
 
 /// Fewer than what a socket's default buffer and the kernel's backlog take.
 const BURST: u32 = 32;
+/// Bursts in a turn: some milliseconds.
+const TURN: u32 = 16;
 
-/// Packets of `bytes` bytes of IP per second, over about `duration`.
+/// Packets of `bytes` bytes of IP per second between the first pair, beside the second.
 ///
 /// # Errors
 /// Where a packet is lost.
-pub fn rate(pair: &Pair, ipv6: bool, bytes: usize, duration: Duration) -> Result<f64> {
-    let (client, server) = udp_sockets(pair, ipv6)?;
+pub(super) fn in_turns(pairs: [&Pair; 2], ipv6: bool, bytes: usize, turns: usize) -> Result<Beside> {
     let headers = if ipv6 { 48 } else { 28 };
     let message = vec![0x42; bytes.saturating_sub(headers)];
-    std::thread::scope(|scope| {
-        let work = scope.spawn(|| {
-            pin::to_one_cpu()?;
-            for _ in 0..16 {
-                burst(&client, &server, &message)?;
-            }
-            let start = Instant::now();
-            let mut packets = 0;
-            while start.elapsed() < duration {
-                for _ in 0..16 {
-                    burst(&client, &server, &message)?;
-                }
-                packets += 16 * BURST;
-            }
-            Ok(f64::from(packets) / start.elapsed().as_secs_f64())
-        });
-        work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let [own, other] = pairs.map(|pair| udp_sockets(pair, ipv6));
+    let (own, other) = (own?, other?);
+    let turn = |(client, server): &(UdpSocket, UdpSocket)| {
+        let start = Instant::now();
+        for _ in 0..TURN {
+            burst(client, server, &message)?;
+        }
+        Ok(f64::from(TURN * BURST) / start.elapsed().as_secs_f64())
+    };
+    for sockets in [&own, &other] {
+        turn(sockets)?;
+    }
+    beside::in_turns(turns, || turn(&own), || turn(&other))
 }
 
 fn burst(client: &UdpSocket, server: &UdpSocket, message: &[u8]) -> Result<()> {

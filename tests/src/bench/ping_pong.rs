@@ -6,74 +6,75 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
-use super::pin;
+use super::Samples;
+use super::beside::{self, Beside};
 use super::process::Process;
-use crate::contender::Pair;
+use crate::contender::{Endpoint, Pair};
 use crate::probe::source::connect;
 
-const WARM_UP: usize = 200;
+const WARM_UP: usize = 50;
+/// Round trips in a turn: enough that the first of them, which find other code in the CPU's caches, are few.
+const TURN: usize = 50;
 const MESSAGE: [u8; 64] = [0x42; 64];
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long round trips took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RoundTrips {
-    /// The median, in microseconds.
-    pub p50: f64,
-    /// 99 of 100 were at most as long, in microseconds.
-    pub p99: f64,
+/// The median in microseconds between the first pair beside the second, and what 99 of 100 took at most.
+///
+/// # Errors
+/// Where no connection comes about, or it breaks; a lost datagram is an error.
+pub(super) fn in_turns(pairs: [&Pair; 2], ipv6: bool, udp: bool, turns: usize) -> Result<(Beside, f64)> {
+    let begin = |pair| -> Result<RoundTrips> {
+        let mut trips = RoundTrips::begin(pair, ipv6, udp)?;
+        trips.make(WARM_UP)?;
+        Ok(trips)
+    };
+    let (mut own, mut other) = (begin(pairs[0])?, begin(pairs[1])?);
+    let mut all = Vec::new();
+    let turn = |trips: &mut RoundTrips, all: &mut Vec<f64>| -> Result<f64> {
+        let times = trips.make(TURN)?;
+        all.extend(&times);
+        Ok(Samples(times).median())
+    };
+    let beside = beside::in_turns(turns, || turn(&mut own, &mut all), || turn(&mut other, &mut Vec::new()))?;
+    Ok((beside, Samples(all).quantile(0.99)))
 }
 
-/// Which round trips are to be measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Question {
-    /// Between whom.
-    pub pair: Pair,
-    /// By IPv6, or by IPv4.
-    pub ipv6: bool,
-    /// By UDP, or by TCP.
-    pub udp: bool,
-    /// How many.
-    pub rounds: usize,
+/// A connection on which a message goes forth and back.
+pub(crate) struct RoundTrips {
+    client: Box<dyn End>,
+    _echo: Process,
 }
 
-impl Question {
-    /// Measures them.
-    ///
-    /// # Errors
-    /// See [`tcp`] and [`udp`].
-    pub fn answer(&self) -> Result<RoundTrips> {
-        let measure = if self.udp { udp } else { tcp };
-        measure(&self.pair, self.ipv6, self.rounds)
+impl RoundTrips {
+    /// By UDP, or over an established TCP connection.
+    pub(crate) fn begin(pair: &Pair, ipv6: bool, udp: bool) -> Result<Self> {
+        if udp {
+            let (client, server) = udp_sockets(pair, ipv6)?;
+            return Ok(Self { client: Box::new(client), _echo: Process::echo(server.as_fd())? });
+        }
+        let address = pair.server.address(ipv6).context("the server has no address of that family")?;
+        let ((accepted, _), client) = connect(&pair.client.namespace, &pair.server.namespace, address)?;
+        Ok(Self { client: Box::new(client), _echo: Process::echo(accepted.as_fd())? })
     }
-}
 
-/// Over an established TCP connection.
-///
-/// # Errors
-/// Where no connection comes about, or it breaks.
-pub fn tcp(pair: &Pair, ipv6: bool, rounds: usize) -> Result<RoundTrips> {
-    let address = pair.server.address(ipv6).context("the server has no address of that family")?;
-    let ((accepted, _), outgoing) = connect(&pair.client.namespace, &pair.server.namespace, address)?;
-    let echo = Process::echo(accepted.as_fd())?;
-    measure(rounds, &echo, Tcp(outgoing))
-}
-
-/// With UDP datagrams; a lost one is an error.
-///
-/// # Errors
-/// Where a datagram does not arrive.
-pub fn udp(pair: &Pair, ipv6: bool, rounds: usize) -> Result<RoundTrips> {
-    let (client, server) = udp_sockets(pair, ipv6)?;
-    let echo = Process::echo(server.as_fd())?;
-    measure(rounds, &echo, Udp(client))
+    /// Makes so many; says how long each took, in microseconds.
+    pub(crate) fn make(&mut self, count: usize) -> Result<Vec<f64>> {
+        let mut buffer = MESSAGE;
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let start = Instant::now();
+            self.client.send(&MESSAGE)?;
+            self.client.receive(&mut buffer)?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(times)
+    }
 }
 
 /// Two UDP sockets, connected to each other.
 pub(super) fn udp_sockets(pair: &Pair, ipv6: bool) -> Result<(UdpSocket, UdpSocket)> {
-    let bind = |endpoint: &crate::contender::Endpoint| -> Result<UdpSocket> {
+    let bind = |endpoint: &Endpoint| -> Result<UdpSocket> {
         let address = endpoint.address(ipv6).context("an end has no address of that family")?;
         let socket = endpoint.namespace.run(|| UdpSocket::bind((address, 0)))?;
         socket.with_context(|| format!("binding to {address} in {}", endpoint.namespace.name()))
@@ -88,50 +89,25 @@ pub(super) fn udp_sockets(pair: &Pair, ipv6: bool) -> Result<(UdpSocket, UdpSock
 }
 
 /// One end of a connection: whole messages out and in.
-trait End: Send {
+trait End {
     fn send(&mut self, message: &[u8]) -> std::io::Result<()>;
     fn receive(&mut self, message: &mut [u8]) -> std::io::Result<()>;
 }
 
-struct Tcp(TcpStream);
-struct Udp(UdpSocket);
-
-impl End for Tcp {
+impl End for TcpStream {
     fn send(&mut self, message: &[u8]) -> std::io::Result<()> {
-        self.0.write_all(message)
+        self.write_all(message)
     }
     fn receive(&mut self, message: &mut [u8]) -> std::io::Result<()> {
-        self.0.read_exact(message)
+        self.read_exact(message)
     }
 }
 
-impl End for Udp {
+impl End for UdpSocket {
     fn send(&mut self, message: &[u8]) -> std::io::Result<()> {
-        self.0.send(message).map(|_| ())
+        Self::send(self, message).map(|_| ())
     }
     fn receive(&mut self, message: &mut [u8]) -> std::io::Result<()> {
-        self.0.recv(message).map(|_| ())
+        self.recv(message).map(|_| ())
     }
-}
-
-fn measure(rounds: usize, _echo: &Process, mut client: impl End) -> Result<RoundTrips> {
-    let asker = std::thread::scope(|scope| {
-        let asker = scope.spawn(|| -> Result<Vec<Duration>> {
-            pin::to_one_cpu()?;
-            let mut buffer = MESSAGE;
-            (0..WARM_UP + rounds)
-                .map(|_| {
-                    let start = Instant::now();
-                    client.send(&MESSAGE)?;
-                    client.receive(&mut buffer)?;
-                    Ok(start.elapsed())
-                })
-                .collect()
-        });
-        asker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    let mut times = asker.context("a round trip")?.split_off(WARM_UP);
-    times.sort_unstable();
-    let at = |index: usize| times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6);
-    Ok(RoundTrips { p50: at(times.len() / 2), p99: at(times.len() * 99 / 100) })
 }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Contender, Endpoint, Kind, Pair};
-use crate::bench::ping_pong;
+use crate::bench::ping_pong::RoundTrips;
 use crate::lab::{Lab, Namespace, Node};
 use crate::probe::{counters, pins};
 
 /// Round trips of the proof: enough that stray packets of the lab's own do not matter.
-const ROUND_TRIPS: usize = 200;
+const ROUND_TRIPS: usize = 400;
 
 /// What is looked at before and after.
 struct Seen {
@@ -54,7 +54,7 @@ pub(super) fn prove(contender: &Contender) -> Result<Vec<String>> {
                 if ipv6 { 6 } else { 4 }
             );
             let before = Seen::now(lab)?;
-            ping_pong::udp(pair, ipv6, ROUND_TRIPS).with_context(|| way.clone())?;
+            RoundTrips::begin(pair, ipv6, true)?.make(ROUND_TRIPS).with_context(|| way.clone())?;
             let seen = before.since(lab)?;
             check_forwarding(contender, across, &seen).with_context(|| way.clone())?;
             check_tracking(contender, across, client, server).with_context(|| way.clone())?;

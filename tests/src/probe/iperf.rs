@@ -1,7 +1,7 @@
 //! Throughput, by iperf3.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -39,12 +39,11 @@ struct Sum {
 /// One TCP stream from `client` to `server` for `seconds`.
 pub fn tcp(client: &Pod, server: &Pod, seconds: u64) -> anyhow::Result<Throughput> {
     let address = server.address().to_string();
-    let report = beside_server(server.namespace(), &address, || {
-        client
-            .command(["iperf3", "--json", "--client", &address, "--time", &seconds.to_string()])
-            .timeout(Duration::from_secs(seconds + 10))
-            .read()
-    })?;
+    let _server = Server::start(server.namespace(), &address)?;
+    let report = client
+        .command(["iperf3", "--json", "--client", &address, "--time", &seconds.to_string()])
+        .timeout(Duration::from_secs(seconds + 10))
+        .read()?;
     let report: Report = serde_json::from_str(&report).context("reading iperf3's report")?;
     Ok(Throughput {
         bits_per_second: report.end.sum_received.bits_per_second,
@@ -52,28 +51,41 @@ pub fn tcp(client: &Pod, server: &Pod, seconds: u64) -> anyhow::Result<Throughpu
     })
 }
 
-/// Runs `client` while an iperf3 server waits for one test, at `address` in that namespace.
-pub(crate) fn beside_server<T>(
-    namespace: &Namespace,
-    address: &str,
-    client: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let mut listening = Command::new("nsenter")
-        .arg(format!("--net={}", namespace.path().display()))
-        .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", address])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("starting `iperf3 --server`")?;
-    let result = (|| {
-        let said = listening.stdout.take().context("no output of iperf3")?;
+/// An iperf3 server that waits for one test. Dropping it ends it, as does the end of the thread that started it.
+pub(crate) struct Server(Child);
+
+impl Server {
+    /// Starts it, at `address` in that namespace.
+    pub(crate) fn start(namespace: &Namespace, address: &str) -> anyhow::Result<Self> {
+        let mut server = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .arg(format!("--net={}", namespace.path().display()))
+            .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", address])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map(Self)
+            .context("starting `iperf3 --server`")?;
+        let said = server.0.stdout.take().context("no output of iperf3")?;
         let ready = BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("listening"));
         ensure!(ready, "`iperf3 --server` on {address} in {} ended early", namespace.name());
-        client()
-    })();
-    // It ends by itself after one test; after a failure it would wait for ever.
-    listening.kill().context("ending `iperf3 --server`")?;
-    listening.wait()?;
-    result
+        Ok(server)
+    }
+
+    /// Bytes that it has read since it began, from sockets and files.
+    pub(crate) fn bytes_read(&self) -> anyhow::Result<f64> {
+        let file = format!("/proc/{}/io", self.0.id());
+        let text = fs_err::read_to_string(&file)?;
+        let bytes = text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
+        bytes.with_context(|| format!("no rchar in {file}: {text}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It ends by itself after one test; after a failure it would wait for ever.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

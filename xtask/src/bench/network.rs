@@ -8,22 +8,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use podlane_tests::Binaries;
-use podlane_tests::bench::ping_pong::Question;
-use podlane_tests::bench::{Row, Samples, bulk, connections, packets};
+use podlane_tests::bench::{Answer, Question, Row, Samples, What};
 use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
-use super::order::{self, Turn};
+use super::order;
 use super::pace::{Pace, Rounds};
 use super::plan::Plan;
-use super::programs::{self, Way};
+use super::programs;
 use super::rows::{self, Key, Topology, Who};
 use crate::progress::seconds;
-
-/// What a bulk transfer carries: a fifth of a second's worth. Of an iperf3 whose two ends share a CPU, times come in the
-/// timer's ticks, 4 ms and more.
-const BULK_BYTES: [(Topology, u64); 2] =
-    [(Topology::SameNode, 1_200_000_000), (Topology::AcrossNodes, 400_000_000)];
 
 /// What was measured, and between whom.
 pub(super) struct Measured {
@@ -42,9 +36,6 @@ pub(super) struct Proof {
 /// How many wires there are, which take turns: everything is compared with them, and one or another may be some
 /// hundredths of a microsecond faster.
 const WIRES: usize = 3;
-/// How often it is a wire's turn while each of the others has one, for what is told as a difference to the wire: a sample
-/// of round trips varies by a good part of what Podlane adds to them on one node.
-const WIRE_TURNS: usize = 7;
 
 /// What part of a lab's time is for transfers, where time is short.
 const TRANSFERS_SHARE: f64 = 0.35;
@@ -158,12 +149,12 @@ fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
 /// What contenders take turns at.
 #[derive(Clone, Copy)]
 struct Pass<'a> {
-    what: &'a str,
+    what: What,
     topologies: &'a [Topology],
     /// IPv6, or IPv4.
     families: &'a [bool],
-    /// How often it is a wire's turn.
-    wires: usize,
+    /// Turns within each sample.
+    turns: usize,
 }
 
 struct Turns<'a> {
@@ -175,18 +166,8 @@ struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    /// The lab whose turn it is.
-    fn lab(&self, turn: Turn) -> &'a Contender {
-        let labs = &self.contenders[turn.contender];
-        &labs[turn.lab % labs.len()]
-    }
-
     fn all_labs(&self) -> impl Iterator<Item = &'a Contender> + use<'a> {
         self.contenders.iter().flatten()
-    }
-
-    fn turns(&self, wires: usize) -> Vec<Turn> {
-        order::pass(self.contenders.len(), wires, self.round)
     }
 
     /// A program's place in memory can cost a twentieth of a round trip, and the kernel gives those that are loaded in
@@ -209,136 +190,101 @@ impl<'a> Turns<'a> {
         let plan = self.plan;
         let everything = round.is_multiple_of(plan.seldom);
         let families = if everything { &[false, true] } else { plan.families() };
+        let pass = |what, families| Pass { what, topologies: &Topology::ALL, families, turns: plan.turns };
         for sample in 0..plan.latencies {
-            self.round += 1;
             let across = sample < plan.latencies_across;
-            self.round_trips(
-                if across { &Topology::ALL } else { &[Topology::SameNode] },
-                if sample == 0 { families } else { plan.families() },
-            )?;
+            for udp in [false, true] {
+                let pass =
+                    pass(What::RoundTrips { udp }, if sample == 0 { families } else { plan.families() });
+                let topologies: &[_] = if across { &Topology::ALL } else { &[Topology::SameNode] };
+                self.each_of(Pass { topologies, ..pass })?;
+            }
         }
-        self.each_of("packets of 64 bytes", families, |take, pair, ipv6| {
-            take("udp-64-pps", packets::rate(pair, ipv6, 64, plan.packets)?);
-            Ok(())
-        })?;
+        self.each_of(pass(What::Packets { bytes: 64 }, families))?;
         self.forwarding()?;
-        if !everything {
-            return Ok(());
-        }
-        self.each_of("packets of 1400 bytes", plan.families(), |take, pair, ipv6| {
-            take("udp-1400-pps", packets::rate(pair, ipv6, 1400, plan.packets)?);
-            Ok(())
-        })?;
-        self.each_of("connections", plan.families(), |take, pair, ipv6| {
-            take("tcp-connections", connections::rate(pair, ipv6, plan.connections)?);
-            Ok(())
-        })
-    }
-
-    fn round_trips(&mut self, topologies: &[Topology], families: &[bool]) -> Result<()> {
-        let (bench, rounds) = (self.programs, self.plan.round_trips);
-        let pass = Pass { what: "round trips", topologies, families, wires: WIRE_TURNS };
-        for (udp, names) in [(false, ["tcp-rtt-p50", "tcp-rtt-p99"]), (true, ["udp-rtt-p50", "udp-rtt-p99"])]
-        {
-            self.each_of_those(
-                pass,
-                |_| true,
-                |take, pair, ipv6| {
-                    let question = Question { pair: pair.clone(), ipv6, udp, rounds };
-                    let trips = programs::round_trips(bench, &question)?;
-                    take(names[0], trips.p50);
-                    take(names[1], trips.p99);
-                    Ok(())
-                },
-            )?;
+        if everything {
+            self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
+            self.each_of(pass(What::Connections, plan.families()))?;
         }
         Ok(())
     }
 
     /// Into a pod across nodes, without sockets.
     fn forwarding(&mut self) -> Result<()> {
-        for turn in self.turns(1) {
-            let contender = self.lab(turn);
+        let lab_of = |wanted| self.contenders.iter().flatten().find(|lab| lab.kind == wanted);
+        let floor = lab_of(Kind::Floor).context("no tc-floor")?;
+        let host_gw = lab_of(Kind::HostGw).context("no host-gw")?;
+        self.round += 1;
+        for contender in order::pass(self.contenders.len(), self.round) {
+            let lab = &self.contenders[contender][0];
             // Frames that are in no tunnel, to something that a node forwards to.
-            if contender.kind == Kind::Wire || contender.kind.has_overlay() {
+            if lab.kind == Kind::Wire || lab.kind.has_overlay() {
                 continue;
             }
-            for (way, metric) in Way::of(contender.kind) {
-                let rate = programs::forwarding(self.programs, contender, *way, self.plan.frames)
-                    .with_context(|| format!("{metric}, {}", contender.label()))?;
-                let key = (turn.contender, Topology::AcrossNodes, false, *metric);
-                self.samples.entry(key).or_default().0.push(rate);
+            let is_floor = lab.kind == Kind::Floor;
+            let beside = if is_floor { host_gw } else { floor };
+            for receiver in programs::receivers(lab.kind) {
+                let mut answer = programs::forwarding(self.programs, [lab, beside], *receiver, self.plan)
+                    .with_context(|| format!("forwarding ({receiver:?}), {}", lab.label()))?;
+                if is_floor {
+                    answer.insert("forwarding-relative".to_owned(), 1.0);
+                }
+                self.take((contender, Topology::AcrossNodes, false), answer);
             }
         }
         Ok(())
     }
 
     fn transfers(&mut self, families: &[bool]) -> Result<()> {
-        let plan = self.plan;
-        for (streams, names) in [
-            (1, ["tcp-1-throughput", "tcp-1-cpu", "tcp-1-softirq"]),
-            (8, ["tcp-8-throughput", "tcp-8-cpu", "tcp-8-softirq"]),
-        ] {
-            self.round += 1;
-            let who = |contender: &Contender| plan.all_in_bulk || is_named_by_a_transfer_target(contender);
-            for (topology, bytes) in BULK_BYTES {
-                let pass = Pass { what: "transfers", topologies: &[topology], families, wires: 1 };
-                self.each_of_those(pass, who, |take, pair, ipv6| {
-                    let transfer = bulk::transfer(pair, ipv6, streams, bytes)?;
-                    take(names[0], transfer.gbit_per_second);
-                    take(names[1], transfer.cpu_seconds_per_gb);
-                    take(names[2], transfer.softirq_seconds_per_gb);
-                    Ok(())
-                })?;
-            }
+        for streams in [1, 8] {
+            let what = What::Transfer { streams };
+            self.each_of(Pass { what, topologies: &Topology::ALL, families, turns: self.plan.bulk })?;
         }
         Ok(())
     }
 
-    fn each_of(
-        &mut self,
-        what: &str,
-        families: &[bool],
-        work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
-    ) -> Result<()> {
-        let pass = Pass { what, topologies: &Topology::ALL, families, wires: 1 };
-        self.each_of_those(pass, |_| true, work)
-    }
-
-    /// Every contender in turn, on the same way before the next way. Of several turns of one contender the median counts.
-    fn each_of_those(
-        &mut self,
-        pass: Pass<'_>,
-        who: impl Fn(&Contender) -> bool,
-        mut work: impl FnMut(&mut dyn FnMut(&'static str, f64), &Pair, bool) -> Result<()>,
-    ) -> Result<()> {
-        for topology in pass.topologies.iter().copied() {
-            for ipv6 in pass.families {
-                let mut taken: BTreeMap<Key, Samples> = BTreeMap::new();
-                for turn in self.turns(pass.wires) {
-                    let contender = self.lab(turn);
-                    let pair = pair(topology, contender);
-                    if pair.client.address(*ipv6).is_none() || !who(contender) {
+    /// Every contender in turn, on the same way before the next way: each in turns with a wire, a wire with another one.
+    fn each_of(&mut self, pass: Pass<'_>) -> Result<()> {
+        let Pass { what, topologies, families, turns } = pass;
+        let wires = &self.contenders[0];
+        let in_bulk =
+            |lab: &Contender, topology| self.plan.all_in_bulk || is_named_by_a_transfer_target(lab, topology);
+        for topology in topologies.iter().copied() {
+            for ipv6 in families.iter().copied() {
+                self.round += 1;
+                for (place, contender) in
+                    order::pass(self.contenders.len(), self.round).into_iter().enumerate()
+                {
+                    let wire = self.round + place;
+                    let labs = &self.contenders[contender];
+                    let lab = &labs[(wire + 1) % labs.len()];
+                    let pair = pair(topology, lab);
+                    if pair.client.address(ipv6).is_none()
+                        || (matches!(what, What::Transfer { .. }) && !in_bulk(lab, topology))
+                    {
                         continue;
                     }
-                    let mut take = |metric, value| {
-                        let key = (turn.contender, topology, *ipv6, metric);
-                        taken.entry(key).or_default().0.push(value);
-                    };
-                    work(&mut take, pair, *ipv6).with_context(|| {
-                        format!("{}, {}, {}", pass.what, topology.name(), contender.label())
-                    })?;
-                }
-                for (key, values) in taken {
-                    self.samples.entry(key).or_default().0.push(values.median());
+                    let beside = self::pair(topology, &wires[wire % wires.len()]);
+                    let question = Question { pair: pair.clone(), beside: beside.clone(), ipv6, what, turns };
+                    let answer = programs::ask(self.programs, &question)
+                        .with_context(|| format!("{what:?}, {}, {}", topology.name(), lab.label()))?;
+                    self.take((contender, topology, ipv6), answer);
                 }
             }
         }
         Ok(())
+    }
+
+    fn take(&mut self, (contender, topology, ipv6): (usize, Topology, bool), answer: Answer) {
+        for (metric, value) in answer {
+            self.samples.entry((contender, topology, ipv6, metric)).or_default().0.push(value);
+        }
     }
 }
 
-/// Those whom a quick run's transfers are about: no netfilter, and Podlane without XDP.
-fn is_named_by_a_transfer_target(contender: &Contender) -> bool {
-    !contender.netfilter && !matches!(contender.kind, Kind::PodlaneXdp | Kind::PodlaneXdpGeneric)
+/// Those whom a quick run's transfers are about: no netfilter, and Podlane without XDP; an overlay across nodes only.
+fn is_named_by_a_transfer_target(contender: &Contender, topology: Topology) -> bool {
+    !contender.netfilter
+        && !matches!(contender.kind, Kind::PodlaneXdp | Kind::PodlaneXdpGeneric)
+        && (topology == Topology::AcrossNodes || !contender.kind.has_overlay())
 }

@@ -18,14 +18,14 @@ pub(super) struct Plan {
     pub(super) latencies_across: usize,
     /// What no target compares is measured in one of so many rounds.
     pub(super) seldom: usize,
-    /// Round trips in a sample.
-    pub(super) round_trips: usize,
-    /// Connections in a sample.
-    pub(super) connections: u32,
-    /// How long packets are sent for in a sample.
-    pub(super) packets: Duration,
-    /// Frames in a sample of forwarding alone.
+    /// Turns, some milliseconds each, in a sample of round trips, packets or connections.
+    pub(super) turns: usize,
+    /// Turns in a sample of forwarding alone.
+    pub(super) forwarding: usize,
+    /// Frames in each of them.
     pub(super) frames: u32,
+    /// Turns in a sample of bulk transfers.
+    pub(super) bulk: usize,
     /// Samples of bulk transfers, in each of these labs.
     pub(super) bulk_rounds: usize,
     /// Whether everybody takes part in them, or only those whom a target names.
@@ -45,10 +45,10 @@ impl Plan {
         latencies: 10,
         latencies_across: 2,
         seldom: 2,
-        round_trips: 300,
-        connections: 400,
-        packets: Duration::from_millis(20),
-        frames: 64 * 2000,
+        turns: 8,
+        forwarding: 5,
+        frames: 64 * 250,
+        bulk: 4,
         bulk_rounds: 3,
         all_in_bulk: false,
         attach_rounds: 1,
@@ -62,10 +62,10 @@ impl Plan {
         latencies: 8,
         latencies_across: 3,
         seldom: 1,
-        round_trips: 500,
-        connections: 600,
-        packets: Duration::from_millis(50),
-        frames: 64 * 4000,
+        turns: 10,
+        forwarding: 8,
+        frames: 64 * 250,
+        bulk: 5,
         bulk_rounds: 12,
         all_in_bulk: true,
         attach_rounds: 5,

@@ -1,13 +1,13 @@
 //! The bench of the programs is an executable of its own: it needs the programs, which xtask must not.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
-use podlane_tests::bench::Programs;
-use podlane_tests::bench::ping_pong::{Question, RoundTrips};
+use anyhow::{Context as _, Result, bail, ensure};
+use podlane_tests::bench::{Answer, Forwarding, Programs, Question, Receiver, Route};
 use podlane_tests::contender::{Contender, Endpoint, Kind};
-use serde::de::DeserializeOwned;
+use serde::Serialize;
 
 use super::plan::Plan;
 
@@ -26,55 +26,52 @@ pub(super) fn measure(bench: &Path, plan: &Plan) -> Result<Programs> {
     serde_json::from_slice(&output.stdout).context("reading what the bench of the programs printed")
 }
 
-/// How frames get from the wire to a pod, when nothing but that is measured.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Way {
-    /// As the kernel and programs at tc have them.
-    Stack,
-    /// By the native XDP program at the uplink.
-    Native,
-    /// By a program in its place that does nothing but send them there.
-    Floor,
+/// By a process of its own, see [`Question`].
+pub(super) fn ask(bench: &Path, question: &Question) -> Result<Answer> {
+    answer(bench, "ask", question)
 }
 
-impl Way {
-    /// A contender's ways, with what each is called in `bench.json`.
-    pub(super) const fn of(kind: Kind) -> &'static [(Self, &'static str)] {
-        match kind {
-            Kind::PodlaneXdp => &[(Self::Native, "forwarding-pps"), (Self::Floor, "forwarding-floor-pps")],
-            _ => &[(Self::Stack, "forwarding-pps")],
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Stack => "stack",
-            Self::Native => "native",
-            Self::Floor => "floor",
-        }
+/// A contender's ways for frames from the wire into a pod on the other node.
+pub(super) const fn receivers(kind: Kind) -> &'static [Receiver] {
+    match kind {
+        Kind::PodlaneXdp => &[Receiver::Native, Receiver::Floor],
+        _ => &[Receiver::Stack],
     }
 }
 
-/// Frames per second from the wire into a pod on the other node.
-pub(super) fn forwarding(bench: &Path, contender: &Contender, way: Way, frames: u32) -> Result<f64> {
+/// Frames per second from the wire into a pod of the first contender, in turns with the second at tc.
+pub(super) fn forwarding(
+    bench: &Path,
+    contenders: [&Contender; 2],
+    receiver: Receiver,
+    plan: &Plan,
+) -> Result<Answer> {
+    let route = route(contenders[0], receiver)?;
+    let beside = self::route(contenders[1], Receiver::Stack)?;
+    answer(bench, "forward", &Forwarding { route, beside, frames: plan.frames, turns: plan.forwarding })
+}
+
+fn route(contender: &Contender, receiver: Receiver) -> Result<Route> {
     let pair = &contender.across_nodes;
-    let address = |endpoint: &Endpoint| endpoint.address(false).map(|address| address.to_string());
-    let (source, destination) =
-        address(&pair.client).zip(address(&pair.server)).context("no IPv4 address")?;
-    let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().name());
-    let pod = pair.server.namespace.name();
-    let frames = frames.to_string();
-    ask(bench, &["forward", from, node, pod, &source, &destination, &frames, way.name()])
+    let address = |endpoint: &Endpoint| match endpoint.address(false) {
+        Some(IpAddr::V4(address)) => Ok(address),
+        _ => bail!("{} has no IPv4 address", endpoint.namespace.name()),
+    };
+    let [from, node] = [1, 2].map(|number| contender.lab().node(number).namespace().clone());
+    Ok(Route {
+        from,
+        node,
+        pod: pair.server.namespace.clone(),
+        source: address(&pair.client)?,
+        destination: address(&pair.server)?,
+        receiver,
+    })
 }
 
-/// By a process of their own: where its code lies in memory (ASLR) makes a difference, and not the same for every contender.
-pub(super) fn round_trips(bench: &Path, question: &Question) -> Result<RoundTrips> {
-    ask(bench, &["round-trips", &serde_json::to_string(question)?])
-}
-
-fn ask<T: DeserializeOwned>(bench: &Path, arguments: &[&str]) -> Result<T> {
-    let asked = || format!("{} {}", bench.display(), arguments.join(" "));
-    let output = Command::new(bench).args(arguments).output().with_context(asked)?;
+fn answer(bench: &Path, task: &str, question: &impl Serialize) -> Result<Answer> {
+    let question = serde_json::to_string(question)?;
+    let asked = || format!("{} {task} {question}", bench.display());
+    let output = Command::new(bench).args([task, &question]).output().with_context(asked)?;
     ensure!(output.status.success(), "{}: {}", asked(), String::from_utf8_lossy(&output.stderr).trim());
     serde_json::from_slice(&output.stdout).with_context(asked)
 }
