@@ -43,6 +43,8 @@ impl Effort {
 struct Taken {
     over_empty: Samples,
     with_restoring: Samples,
+    /// Over an empty program, as a part of what it takes on the node beside.
+    beside: Samples,
 }
 
 /// Every path under one load.
@@ -57,20 +59,26 @@ impl Measured {
         Self { load, paths: vec![Taken::default(); PATHS.len()] }
     }
 
-    /// Measures on a node with that load, the paths in turns: what else the machine does hits all of them.
-    pub fn add(&mut self, node: &mut Node, effort: Effort) -> Result<()> {
+    /// Measures on a node with that load, the paths in turns: what else the machine does hits all of them. Those that have
+    /// targets also in turns with a node that has another load, always the same.
+    pub fn add(&mut self, node: &mut Node, beside: (&mut Node, Load), effort: Effort) -> Result<()> {
         for round in 0..=effort.rounds.max(effort.rounds_for_targets) {
             for (path, taken) in PATHS.iter().zip(&mut self.paths) {
                 if round > effort.rounds(path) {
                     continue;
                 }
-                let before = run(node, path, EMPTY, self.load, effort.packets)?;
+                let mut other = || run(beside.0, path, path.program, beside.1, effort.packets);
+                let empty = run(node, path, EMPTY, self.load, effort.packets)?;
+                let first = if path.is_named_by_a_target() { Some(other()?) } else { None };
                 let time = run(node, path, path.program, self.load, effort.packets)?;
-                let after = run(node, path, EMPTY, self.load, effort.packets)?;
+                let second = if path.is_named_by_a_target() { Some(other()?) } else { None };
+                let empty = f64::midpoint(empty, run(node, path, EMPTY, self.load, effort.packets)?);
                 // The first round warms caches and branch predictors up.
                 if round > 0 {
                     taken.with_restoring.0.push(time);
-                    taken.over_empty.0.push(time - f64::midpoint(before, after));
+                    taken.over_empty.0.push(time - empty);
+                    let other = first.zip(second).map(|(first, second)| f64::midpoint(first, second));
+                    taken.beside.0.extend(other.map(|other| (time - empty) / (other - empty)));
                 }
             }
         }
@@ -78,7 +86,7 @@ impl Measured {
     }
 
     /// By how much that is more than with the smallest load, for the paths that have targets: the ratio each time the
-    /// programs were loaded, as the machine's own speed changes from one time to the next.
+    /// programs were loaded, of what both were beside the other node, as the machine's own speed changes within milliseconds.
     pub fn growth(&self, smallest: &Self, effort: Effort) -> Vec<Row> {
         let named = PATHS
             .iter()
@@ -88,7 +96,7 @@ impl Measured {
         named
             .map(|((path, grown), smallest)| {
                 let each_time = |taken: &Taken| -> Vec<f64> {
-                    let times = taken.over_empty.0.chunks(effort.rounds(path));
+                    let times = taken.beside.0.chunks(effort.rounds(path));
                     times.map(|samples| Samples(samples.to_vec()).median()).collect()
                 };
                 let ratios = each_time(grown)
@@ -128,6 +136,7 @@ fn row(load: Load, path: &Path, metric: &str, samples: &Samples) -> Row {
 
 /// Nanoseconds per packet, of this thread's own time: what others do on the CPU meanwhile does not count.
 fn run(node: &mut Node, path: &Path, program: &str, load: Load, packets: u32) -> Result<f64> {
+    node.enter()?;
     let macs = node.macs(path);
     node.aim(program, path.scenario(load, macs)?)?;
     let counter = path.counted.filter(|_| program == path.program);

@@ -1,6 +1,7 @@
 //! A node: real devices and kernel routes, and the loaded programs with filled maps.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
@@ -9,6 +10,7 @@ use aya::programs::{ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
 use dataplane_common::{Counter, Hook, PodEntry, Verdict, counter_index};
+use nix::sched::{CloneFlags, setns, unshare};
 use podlane::datapath::{Features, PostRouting};
 use podlane_tests::Run;
 use podlane_tests::bench::ProgramSize;
@@ -37,6 +39,8 @@ fn size(program: &str, info: &ProgramInfo) -> ProgramSize {
 }
 
 pub struct Node {
+    /// Its network namespace, which ends with it and whatever thread is in it.
+    namespace: File,
     ours: Ebpf,
     post_routing: Option<PostRouting>,
     floors: Ebpf,
@@ -50,8 +54,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node alone, without pods. The programs are at another place in memory than the last one's.
+    /// A node alone, without pods, in a network namespace of its own, in which the calling thread then is. The programs are
+    /// at another place in memory than the last one's.
     pub fn new() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("the benches need root, for a network namespace and BPF")?;
+        let namespace = File::open("/proc/thread-self/ns/net")?;
         let (pod, uplink) = devices()?;
         let mut ours = podlane::datapath::load_unpinned_sized(MOST_PODS, 8192)?;
         let post_routing = Features::probe()?.netfilter.then(|| PostRouting::load(&ours)).transpose()?;
@@ -66,11 +74,29 @@ impl Node {
         let counters = take(&mut ours, "counters")?;
         let scenario = take(&mut floors, "scenario")?;
         let target = take(&mut floors, "target")?;
-        Ok(Self { ours, post_routing, floors, counters, scenario, target, pods, routes, pod, uplink })
+        Ok(Self {
+            namespace,
+            ours,
+            post_routing,
+            floors,
+            counters,
+            scenario,
+            target,
+            pods,
+            routes,
+            pod,
+            uplink,
+        })
+    }
+
+    /// Moves the calling thread to it.
+    pub fn enter(&self) -> Result<()> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET).context("entering a node")
     }
 
     /// Makes its pods and peer nodes so many. Peers only get more.
     pub fn resize(&mut self, load: Load) -> Result<()> {
+        self.enter()?;
         self.pods.resize(load.pods)?;
         let mut batch = String::new();
         for node in self.routes.grow(load.nodes)? {
@@ -132,8 +158,6 @@ fn devices() -> Result<(u32, u32)> {
     let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
     let mut batch = String::new();
     for (name, address) in [("pod", HOST_MAC), ("uplink", UPLINK_MAC)] {
-        // From the node before.
-        let _ = Run::new("ip").args(["link", "delete", name]).finish()?;
         writeln!(batch, "link add {name} address {} type veth peer name {name}-peer", mac(address))?;
         for device in [name, &format!("{name}-peer")] {
             writeln!(batch, "link set {device} addrgenmode none")?;

@@ -16,9 +16,12 @@ use crate::probe::iperf::Server;
 /// The unit of `/proc/stat` (`sysconf(_SC_CLK_TCK)` is 100 on every Linux machine).
 const TICK: f64 = 0.01;
 
-/// How much each of several streams may have under way: with more, what all have together does not stay in a CPU's cache,
-/// or does by chance, which makes a difference of half.
-const WINDOW: &str = "128K";
+/// How much a lone stream may have under way: less than the 256 packets that a veth's ring holds, as a wire's end with GRO
+/// has one. With more, packets are lost, and a transfer's speed is that of its recovery.
+const WINDOW: &str = "256K";
+/// The same of each of several streams: with more, what all have together does not stay in a CPU's cache, or does by chance,
+/// which makes a difference of half.
+const WINDOW_OF_SEVERAL: &str = "128K";
 
 /// How long a transfer goes on before what it carries counts: until what the other left in the CPU's caches is gone.
 const SETTLE: Duration = Duration::from_millis(4);
@@ -85,7 +88,7 @@ impl Transfer {
             // The client's CPU, and the server's for this test.
             .args(["--affinity", &format!("{cpu},{cpu}")])
             .args(if has_cubic() { &["--congestion", "cubic"][..] } else { &[] })
-            .args(if streams > 1 { &["--window", WINDOW][..] } else { &[] })
+            .args(["--window", if streams > 1 { WINDOW_OF_SEVERAL } else { WINDOW }])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
