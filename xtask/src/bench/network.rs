@@ -193,7 +193,8 @@ impl<'a> Turns<'a> {
         let pass = |what, families| Pass { what, topologies: &Topology::ALL, families, turns: plan.turns };
         for sample in 0..plan.latencies {
             let across = sample < plan.latencies_across;
-            for udp in [false, true] {
+            let protocols: &[_] = if sample.is_multiple_of(2) { &[false, true] } else { &[false] };
+            for udp in protocols.iter().copied() {
                 let pass =
                     pass(What::RoundTrips { udp }, if sample == 0 { families } else { plan.families() });
                 let topologies: &[_] = if across { &Topology::ALL } else { &[Topology::SameNode] };
@@ -201,7 +202,7 @@ impl<'a> Turns<'a> {
             }
         }
         self.each_of(pass(What::Packets { bytes: 64 }, families))?;
-        self.forwarding()?;
+        self.forwarding(everything)?;
         if everything {
             self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
             self.each_of(pass(What::Connections, plan.families()))?;
@@ -209,8 +210,8 @@ impl<'a> Turns<'a> {
         Ok(())
     }
 
-    /// Into a pod across nodes, without sockets.
-    fn forwarding(&mut self) -> Result<()> {
+    /// Into a pod across nodes, without sockets: all contenders, or only those whom a target names.
+    fn forwarding(&mut self, all: bool) -> Result<()> {
         let lab_of = |wanted| self.contenders.iter().flatten().find(|lab| lab.kind == wanted);
         let floor = lab_of(Kind::Floor).context("no tc-floor")?;
         let host_gw = lab_of(Kind::HostGw).context("no host-gw")?;
@@ -218,7 +219,7 @@ impl<'a> Turns<'a> {
         for contender in order::pass(self.contenders.len(), self.round) {
             let lab = &self.contenders[contender][0];
             // Frames that are in no tunnel, to something that a node forwards to.
-            if lab.kind == Kind::Wire || lab.kind.has_overlay() {
+            if lab.kind == Kind::Wire || lab.kind.has_overlay() || !(all || is_named_for_forwarding(lab)) {
                 continue;
             }
             let is_floor = lab.kind == Kind::Floor;
@@ -279,6 +280,14 @@ impl<'a> Turns<'a> {
         for (metric, value) in answer {
             self.samples.entry((contender, topology, ipv6, metric)).or_default().0.push(value);
         }
+    }
+}
+
+/// Those whom a target of forwarding alone is about, and the floor.
+fn is_named_for_forwarding(contender: &Contender) -> bool {
+    match contender.kind {
+        Kind::HostGw | Kind::Podlane | Kind::PodlaneXdp => contender.netfilter,
+        kind => kind == Kind::Floor,
     }
 }
 

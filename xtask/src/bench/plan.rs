@@ -12,7 +12,7 @@ pub(super) struct Plan {
     /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
     /// memory.
     pub(super) rounds: usize,
-    /// Samples of round trips on one node in each of these rounds.
+    /// Samples of TCP round trips on one node in each of these rounds, half as many by UDP, whose samples differ by less.
     pub(super) latencies: usize,
     /// How many of them go across nodes as well, where what is compared differs by more.
     pub(super) latencies_across: usize,
@@ -41,10 +41,10 @@ impl Plan {
         quick: true,
         limit: Duration::from_secs(5 * 60),
         labs: 3,
-        rounds: 5,
-        latencies: 10,
-        latencies_across: 2,
-        seldom: 2,
+        rounds: 6,
+        latencies: 20,
+        latencies_across: 6,
+        seldom: 3,
         turns: 8,
         forwarding: 5,
         frames: 64 * 250,
@@ -59,8 +59,8 @@ impl Plan {
         limit: Duration::from_secs(40 * 60),
         labs: 2,
         rounds: 12,
-        latencies: 8,
-        latencies_across: 3,
+        latencies: 16,
+        latencies_across: 6,
         seldom: 1,
         turns: 10,
         forwarding: 8,
