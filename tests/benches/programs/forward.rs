@@ -36,7 +36,8 @@ pub fn answer(question: &Forwarding) -> Result<Answer> {
         Receiver::Floor => vec![("forwarding-floor-pps", measured.own)],
         _ => vec![("forwarding-pps", measured.own), ("forwarding-relative", measured.ratio)],
     };
-    Ok(figures.into_iter().map(|(metric, value)| (metric.to_owned(), value)).collect())
+    let figures = figures.into_iter().map(|(metric, value)| (metric.to_owned(), value)).collect();
+    Ok(Answer { figures, slowness: 1.0 / measured.other })
 }
 
 /// Frames that are ready to come in, and the programs that inject and count them.

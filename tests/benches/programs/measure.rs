@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use aya_ebpf_bindings::bindings::__sk_buff;
 use nix::time::{ClockId, clock_gettime};
-use podlane_tests::bench::{Row, Samples};
+use podlane_tests::bench::{Paced, Row, Samples, most_slowness, undisturbed};
 
 use crate::node::Node;
 use crate::path::{Load, PATHS, Path};
@@ -41,8 +41,9 @@ impl Effort {
 /// What was measured of one path.
 #[derive(Default, Clone)]
 struct Taken {
-    over_empty: Samples,
-    with_restoring: Samples,
+    /// Beside what the empty program takes.
+    over_empty: Vec<Paced>,
+    with_restoring: Vec<Paced>,
     /// Over an empty program, as a part of what it takes on the node beside.
     beside: Samples,
 }
@@ -75,8 +76,8 @@ impl Measured {
                 let empty = f64::midpoint(empty, run(node, path, EMPTY, self.load, effort.packets)?);
                 // The first round warms caches and branch predictors up.
                 if round > 0 {
-                    taken.with_restoring.0.push(time);
-                    taken.over_empty.0.push(time - empty);
+                    taken.with_restoring.push(Paced { value: time, slowness: empty });
+                    taken.over_empty.push(Paced { value: time - empty, slowness: empty });
                     let other = first.zip(second).map(|(first, second)| f64::midpoint(first, second));
                     taken.beside.0.extend(other.map(|other| (time - empty) / (other - empty)));
                 }
@@ -109,10 +110,13 @@ impl Measured {
             .collect()
     }
 
-    /// Its rows.
+    /// Its rows: of the samples when the machine ran at its best.
     pub fn rows(&self) -> Vec<Row> {
         let rows = PATHS.iter().zip(&self.paths).map(|(path, taken)| {
-            let row = |metric, samples| row(self.load, path, metric, samples);
+            let row = |metric, samples: &[Paced]| {
+                let most = most_slowness(samples.iter().map(|sample| sample.slowness));
+                row(self.load, path, metric, &undisturbed(samples, most))
+            };
             [row("over-empty-program", &taken.over_empty), row("with-restoring", &taken.with_restoring)]
         });
         rows.flatten().collect()

@@ -12,8 +12,10 @@ mod process;
 mod question;
 mod row;
 pub mod scale;
+mod undisturbed;
 
 pub use beside::{Beside, in_turns};
 pub use forwarding::{Forwarding, Receiver, Route};
 pub use question::{Answer, Question, What};
 pub use row::{ProgramSize, Programs, Row, Samples};
+pub use undisturbed::{Paced, most_slowness, undisturbed};

@@ -47,8 +47,14 @@ pub enum What {
     },
 }
 
-/// Metrics as `bench.json` has them, and their values.
-pub type Answer = BTreeMap<String, f64>;
+/// What was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    /// Metrics as `bench.json` has them, and their values.
+    pub figures: BTreeMap<String, f64>,
+    /// The time that the same took beside, in any unit: how slow the machine was.
+    pub slowness: f64,
+}
 
 impl Question {
     /// Measures, mostly on the calling thread, which is confined to one CPU.
@@ -61,25 +67,25 @@ impl Question {
         if !matches!(what, What::Transfer { .. }) {
             pin::to_one_cpu()?;
         }
-        let (name, measured, more) = match *what {
+        let (name, measured, figures) = match *what {
             What::RoundTrips { udp } => {
                 let (measured, p99) =
                     ping_pong::in_turns(pairs, *ipv6, udp, *turns).context("a round trip")?;
                 let name = if udp { "udp-rtt" } else { "tcp-rtt" }.to_owned();
-                let more = vec![
+                let figures = vec![
                     (format!("{name}-p50"), measured.own),
                     (format!("{name}-p99"), p99),
                     (format!("{name}-overhead"), measured.other * (measured.ratio - 1.0)),
                 ];
-                (name, measured, more)
+                (name, measured, figures)
             }
             What::Packets { bytes } => {
                 let measured = packets::in_turns(pairs, *ipv6, bytes, *turns)?;
                 let name = format!("udp-{bytes}");
                 let overhead = 1e9 / measured.other * (1.0 / measured.ratio - 1.0);
-                let more =
+                let figures =
                     vec![(format!("{name}-pps"), measured.own), (format!("{name}-overhead"), overhead)];
-                (name, measured, more)
+                (name, measured, figures)
             }
             What::Connections => {
                 let measured = connections::in_turns(pairs, *ipv6, *turns)?;
@@ -89,15 +95,17 @@ impl Question {
             What::Transfer { streams } => {
                 let (measured, cpu) = bulk::in_turns(pairs, *ipv6, streams, *turns)?;
                 let name = format!("tcp-{streams}");
-                let more = vec![
+                let figures = vec![
                     (format!("{name}-throughput"), measured.own),
                     (format!("{name}-cpu"), cpu.busy),
                     (format!("{name}-softirq"), cpu.softirq),
                 ];
-                (name, measured, more)
+                (name, measured, figures)
             }
         };
-        let Beside { ratio, .. } = measured;
-        Ok(more.into_iter().chain([(format!("{name}-relative"), ratio)]).collect())
+        let Beside { other, ratio, .. } = measured;
+        let figures = figures.into_iter().chain([(format!("{name}-relative"), ratio)]).collect();
+        let slowness = if matches!(what, What::RoundTrips { .. }) { other } else { 1.0 / other };
+        Ok(Answer { figures, slowness })
     }
 }

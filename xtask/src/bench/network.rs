@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use podlane_tests::Binaries;
-use podlane_tests::bench::{Answer, Question, Row, Samples, What};
+use podlane_tests::bench::{Answer, Paced, Question, Row, What};
 use podlane_tests::contender::{Contender, Kind, Pair};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ pub(super) struct Proof {
 const WIRES: usize = 3;
 
 /// What part of a lab's time is for transfers, where time is short.
-const TRANSFERS_SHARE: f64 = 0.35;
+const TRANSFERS_SHARE: f64 = 0.3;
 
 /// How many of them are built at a time.
 const BUILDERS: usize = 4;
@@ -162,7 +162,7 @@ struct Turns<'a> {
     programs: &'a Path,
     contenders: &'a [Labs],
     round: usize,
-    samples: BTreeMap<Key, Samples>,
+    samples: BTreeMap<Key, Vec<Paced>>,
 }
 
 impl<'a> Turns<'a> {
@@ -205,7 +205,9 @@ impl<'a> Turns<'a> {
         self.forwarding(everything)?;
         if everything {
             self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
-            self.each_of(pass(What::Connections, plan.families()))?;
+            // A turn is twice as long.
+            let connections = pass(What::Connections, plan.families());
+            self.each_of(Pass { turns: plan.turns / 2, ..connections })?;
         }
         Ok(())
     }
@@ -228,7 +230,7 @@ impl<'a> Turns<'a> {
                 let mut answer = programs::forwarding(self.programs, [lab, beside], *receiver, self.plan)
                     .with_context(|| format!("forwarding ({receiver:?}), {}", lab.label()))?;
                 if is_floor {
-                    answer.insert("forwarding-relative".to_owned(), 1.0);
+                    answer.figures.insert("forwarding-relative".to_owned(), 1.0);
                 }
                 self.take((contender, Topology::AcrossNodes, false), answer);
             }
@@ -277,8 +279,10 @@ impl<'a> Turns<'a> {
     }
 
     fn take(&mut self, (contender, topology, ipv6): (usize, Topology, bool), answer: Answer) {
-        for (metric, value) in answer {
-            self.samples.entry((contender, topology, ipv6, metric)).or_default().0.push(value);
+        let Answer { figures, slowness } = answer;
+        for (metric, value) in figures {
+            let samples = self.samples.entry((contender, topology, ipv6, metric)).or_default();
+            samples.push(Paced { value, slowness });
         }
     }
 }

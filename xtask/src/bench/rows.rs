@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use podlane_tests::bench::{Row, Samples};
+use podlane_tests::bench::{Paced, Row, most_slowness, undisturbed};
 
 /// A contender, and whether its nodes have netfilter rules.
 pub(super) type Who<'a> = (&'a str, bool);
@@ -28,9 +28,20 @@ impl Topology {
     }
 }
 
-/// All rows.
-pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Samples>) -> Vec<Row> {
-    samples.iter().map(|(key, samples)| samples.row(row(contenders, key))).collect()
+/// All rows: of the samples when the machine ran at its best, by what the wire beside all contenders had.
+pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Vec<Paced>>) -> Vec<Row> {
+    let mut slowness: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for ((_, topology, ipv6, metric), samples) in samples {
+        let all = slowness.entry((topology, ipv6, metric)).or_default();
+        all.extend(samples.iter().map(|sample| sample.slowness));
+    }
+    let most: BTreeMap<_, f64> = slowness.into_iter().map(|(key, all)| (key, most_slowness(all))).collect();
+    let rows = samples.iter().map(|(key, samples)| {
+        let (_, topology, ipv6, metric) = key;
+        let most = most.get(&(topology, ipv6, metric)).copied().unwrap_or_default();
+        undisturbed(samples, most).row(row(contenders, key))
+    });
+    rows.collect()
 }
 
 fn row(contenders: &[Who<'_>], (contender, topology, ipv6, metric): &Key) -> Row {
@@ -57,5 +68,27 @@ fn unit(metric: &str) -> &'static str {
         _ if metric.ends_with("-relative") => "of the wire's",
         "tcp-1-cpu" | "tcp-8-cpu" | "tcp-1-softirq" | "tcp-8-softirq" => "s/GB",
         _ => "µs",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_contenders_samples_tell_how_fast_the_machine_can_be() {
+        let of = |contender| (contender, Topology::SameNode, false, "tcp-rtt-p50".to_owned());
+        let paced = |samples: &[(f64, f64)]| -> Vec<Paced> {
+            samples.iter().map(|(value, slowness)| Paced { value: *value, slowness: *slowness }).collect()
+        };
+        let samples = BTreeMap::from([
+            (of(0), paced(&[(4.0, 4.0), (4.2, 4.1), (4.1, 4.2)])),
+            (of(1), paced(&[(9.0, 6.0), (6.0, 4.0), (9.5, 6.1)])),
+        ]);
+        let rows = all(&[("wire", false), ("bridge", true)], &samples);
+        let (wire, bridge) = (&rows[0], &rows[1]);
+        assert_eq!((wire.median, wire.n, wire.unit.as_str()), (4.1, 3, "µs"));
+        assert_eq!((bridge.median, bridge.n), (6.0, 1));
+        assert_eq!((bridge.contender.as_deref(), bridge.netfilter), (Some("bridge"), Some(true)));
     }
 }
