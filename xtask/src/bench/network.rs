@@ -38,7 +38,7 @@ pub(super) struct Proof {
 const WIRES: usize = 3;
 
 /// What part of a lab's time is for transfers, where time is short.
-const TRANSFERS_SHARE: f64 = 0.3;
+const TRANSFERS_SHARE: f64 = 0.38;
 
 /// How many of them are built at a time.
 const BUILDERS: usize = 4;
@@ -203,6 +203,7 @@ impl<'a> Turns<'a> {
         }
         self.each_of(pass(What::Packets { bytes: 64 }, families))?;
         self.forwarding(everything)?;
+        self.forwarding(false)?;
         if everything {
             self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
             // A turn is twice as long.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// For what is done before and after: finding that everything is built, taking the last labs down, drawing the plots.
-const RESERVE: Duration = Duration::from_secs(25);
+const RESERVE: Duration = Duration::from_secs(15);
 
 /// When measuring has to be over.
 #[derive(Debug, Clone, Copy)]

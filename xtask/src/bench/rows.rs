@@ -83,7 +83,7 @@ mod tests {
         };
         let samples = BTreeMap::from([
             (of(0), paced(&[(4.0, 4.0), (4.2, 4.1), (4.1, 4.2)])),
-            (of(1), paced(&[(9.0, 6.0), (6.0, 4.0), (9.5, 6.1)])),
+            (of(1), paced(&[(9.0, 6.0), (6.0, 4.0)])),
         ]);
         let rows = all(&[("wire", false), ("bridge", true)], &samples);
         let (wire, bridge) = (&rows[0], &rows[1]);
