@@ -70,7 +70,8 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
             progress("round trips, packets, connections", round, plan.rounds, begun);
             if (lab, round) == (1, 1) {
                 // With the other rounds that there have to be, and transfers.
-                let least = lab_begun.elapsed() + round_begun.elapsed() * 3;
+                let rounds = u32::try_from(2 * plan.seldom)?;
+                let least = lab_begun.elapsed() + round_begun.elapsed() * rounds;
                 labs = pace.labs(plan.labs, least, lab_begun.elapsed());
                 ends = pace.shares(labs - lab, TRANSFERS_SHARE);
             }
@@ -201,9 +202,11 @@ impl<'a> Turns<'a> {
                 self.each_of(Pass { topologies, ..pass })?;
             }
         }
-        self.each_of(pass(What::Packets { bytes: 64 }, families))?;
-        self.forwarding(everything)?;
-        self.forwarding(false)?;
+        if round.is_multiple_of(plan.rates) {
+            self.each_of(pass(What::Packets { bytes: 64 }, families))?;
+            self.forwarding(everything)?;
+            self.forwarding(false)?;
+        }
         if everything {
             self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
             // A turn is twice as long.
