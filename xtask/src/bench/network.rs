@@ -193,20 +193,20 @@ impl<'a> Turns<'a> {
         let families = if everything { &[false, true] } else { plan.families() };
         let pass = |what, families| Pass { what, topologies: &Topology::ALL, families, turns: plan.turns };
         for sample in 0..plan.latencies {
-            let across = sample < plan.latencies_across;
-            let protocols: &[_] = if sample.is_multiple_of(2) { &[false, true] } else { &[false] };
-            for udp in protocols.iter().copied() {
-                let pass =
-                    pass(What::RoundTrips { udp }, if sample == 0 { families } else { plan.families() });
-                let topologies: &[_] = if across { &Topology::ALL } else { &[Topology::SameNode] };
-                self.each_of(Pass { topologies, ..pass })?;
+            let families = if sample == 0 { families } else { plan.families() };
+            let by_tcp = pass(What::RoundTrips { udp: false }, families);
+            if sample < plan.latencies_of_all {
+                self.each_of(by_tcp)?;
+                self.each_of(Pass { what: What::RoundTrips { udp: true }, ..by_tcp })?;
+            } else {
+                self.each_of(Pass { topologies: &[Topology::SameNode], ..by_tcp })?;
             }
         }
-        if round.is_multiple_of(plan.rates) {
+        if round.is_multiple_of(plan.packets) {
             self.each_of(pass(What::Packets { bytes: 64 }, families))?;
-            self.forwarding(everything)?;
-            self.forwarding(false)?;
         }
+        self.forwarding(everything)?;
+        self.forwarding(false)?;
         if everything {
             self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
             // A turn is twice as long.

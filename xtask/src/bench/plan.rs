@@ -12,12 +12,13 @@ pub(super) struct Plan {
     /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
     /// memory.
     pub(super) rounds: usize,
-    /// Samples of TCP round trips on one node in each of these rounds, half as many by UDP, whose samples differ by less.
+    /// Samples of TCP round trips on one node in each of these rounds.
     pub(super) latencies: usize,
-    /// How many of them go across nodes as well, where what is compared differs by more.
-    pub(super) latencies_across: usize,
-    /// Packets a second and forwarding alone are measured in one of so many rounds.
-    pub(super) rates: usize,
+    /// How many there are of round trips by UDP, whose samples differ by less, and across nodes, where what is compared
+    /// differs by more.
+    pub(super) latencies_of_all: usize,
+    /// Packets a second are measured in one of so many rounds.
+    pub(super) packets: usize,
     /// What no target compares is measured in one of so many rounds: there are at least so many.
     pub(super) seldom: usize,
     /// Turns, some milliseconds each, in a sample of round trips, packets or connections.
@@ -45,8 +46,8 @@ impl Plan {
         labs: 3,
         rounds: 12,
         latencies: 10,
-        latencies_across: 4,
-        rates: 2,
+        latencies_of_all: 5,
+        packets: 2,
         seldom: 4,
         turns: 8,
         forwarding: 10,
@@ -63,8 +64,8 @@ impl Plan {
         labs: 2,
         rounds: 24,
         latencies: 8,
-        latencies_across: 4,
-        rates: 2,
+        latencies_of_all: 4,
+        packets: 2,
         seldom: 2,
         turns: 10,
         forwarding: 12,
