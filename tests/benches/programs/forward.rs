@@ -66,10 +66,11 @@ impl<'a> Injection<'a> {
         map.set(0, scenario(&packet, route), 0)?;
         let arrived: PerCpuArray<MapData, u64> =
             programs.take_map("arrived").context("no map arrived")?.try_into()?;
-        let (injector, counter) =
-            if *receiver == Receiver::Stack { ("inject4", "drop_all") } else { ("receive4", "drop_frames") };
-        let array =
-            if *receiver == Receiver::Stack { None } else { Some(receiver_array(&mut programs, route)?) };
+        let (injector, counter, array) = if *receiver == Receiver::Stack {
+            ("inject4", "drop_all", None)
+        } else {
+            ("receive4", "drop_frames", Some(receiver_array(&mut programs, route)?))
+        };
         match programs.program_mut(counter).context("no program that counts")? {
             aya::programs::Program::Xdp(program) => {
                 program.load()?;

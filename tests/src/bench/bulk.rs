@@ -1,6 +1,6 @@
 //! TCP throughput and what it costs, by iperf3.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::beside::{self, Beside};
 use super::pin;
 use crate::contender::Pair;
-use crate::probe::iperf::Server;
+use crate::probe::iperf::{self, Server};
 
 /// The unit of `/proc/stat` (`sysconf(_SC_CLK_TCK)` is 100 on every Linux machine).
 const TICK: f64 = 0.01;
@@ -80,18 +80,13 @@ impl Transfer {
             pair.server.address(ipv6).context("the server has no address of that family")?.to_string();
         let server = Server::start(&pair.server.namespace, &address)?;
         let cpu = pin::last_cpu()?;
-        let client = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "nsenter"])
-            .arg(format!("--net={}", pair.client.namespace.path().display()))
+        let client = iperf::command(&pair.client.namespace)
             // For longer than it will live.
-            .args(["--", "iperf3", "--client", &address, "--time", "600", "--parallel", &streams.to_string()])
+            .args(["--client", &address, "--time", "600", "--parallel", &streams.to_string()])
             // The client's CPU, and the server's for this test.
             .args(["--affinity", &format!("{cpu},{cpu}")])
             .args(if has_cubic() { &["--congestion", "cubic"][..] } else { &[] })
             .args(["--window", if streams > 1 { WINDOW_OF_SEVERAL } else { WINDOW }])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .context("starting `iperf3 --client`")?;
         let mut transfer = Self { server, client, bytes: 0.0, cpu: Cpu::default() };

@@ -51,19 +51,28 @@ pub fn tcp(client: &Pod, server: &Pod, seconds: u64) -> anyhow::Result<Throughpu
     })
 }
 
+/// iperf3 in that namespace, which ends with the thread that starts it. What it says is lost, unless told otherwise.
+pub(crate) fn command(namespace: &Namespace) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "nsenter"])
+        .arg(format!("--net={}", namespace.path().display()))
+        .args(["--", "iperf3"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
 /// An iperf3 server that waits for one test. Dropping it ends it, as does the end of the thread that started it.
 pub(crate) struct Server(Child);
 
 impl Server {
     /// Starts it, at `address` in that namespace.
     pub(crate) fn start(namespace: &Namespace, address: &str) -> anyhow::Result<Self> {
-        let mut server = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "nsenter"])
-            .arg(format!("--net={}", namespace.path().display()))
-            .args(["--", "iperf3", "--server", "--one-off", "--forceflush", "--bind", address])
-            .stdin(Stdio::null())
+        let mut server = command(namespace)
+            .args(["--server", "--one-off", "--forceflush", "--bind", address])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .map(Self)
             .context("starting `iperf3 --server`")?;
