@@ -17,6 +17,7 @@ use super::pace::{Pace, Rounds};
 use super::plan::Plan;
 use super::programs;
 use super::rows::{self, Key, Topology, Who};
+use super::targets::{self, By};
 use crate::progress::seconds;
 
 /// What was measured, and between whom.
@@ -86,7 +87,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
         }
         samples = turns.samples;
     }
-    let who: Vec<Who<'_>> = built.0.iter().map(|labs| (labs[0].kind.name(), labs[0].netfilter)).collect();
+    let who: Vec<Who<'_>> = built.0.iter().map(|labs| who(&labs[0])).collect();
     let rows = rows::all(&who, &samples);
     take_down(built.0);
     Ok(Measured { rows, contenders: built.1 })
@@ -135,6 +136,11 @@ fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
+/// Its name in `bench.json`.
+const fn who(contender: &Contender) -> Who<'static> {
+    (contender.kind.name(), contender.netfilter)
+}
+
 /// Who talks to whom there.
 const fn pair(topology: Topology, contender: &Contender) -> &Pair {
     match topology {
@@ -151,6 +157,8 @@ fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
 #[derive(Clone, Copy)]
 struct Pass<'a> {
     what: What,
+    /// Those alone that a target compares by this.
+    only: Option<By>,
     topologies: &'a [Topology],
     /// IPv6, or IPv4.
     families: &'a [bool],
@@ -191,29 +199,32 @@ impl<'a> Turns<'a> {
         let plan = self.plan;
         let everything = round.is_multiple_of(plan.seldom);
         let families = if everything { &[false, true] } else { plan.families() };
-        let pass = |what, families| Pass { what, topologies: &Topology::ALL, families, turns: plan.turns };
         for sample in 0..plan.latencies {
-            let families = if sample == 0 { families } else { plan.families() };
-            let by_tcp = pass(What::RoundTrips { udp: false }, families);
-            if sample < plan.latencies_of_all {
-                self.each_of(by_tcp)?;
-                self.each_of(Pass { what: What::RoundTrips { udp: true }, ..by_tcp })?;
-            } else {
-                self.each_of(Pass { topologies: &[Topology::SameNode], ..by_tcp })?;
+            let first = sample == 0;
+            let topologies: &[_] =
+                if sample < plan.latencies_across { &Topology::ALL } else { &[Topology::SameNode] };
+            for udp in [false, true] {
+                self.each_of(Pass {
+                    what: What::RoundTrips { udp },
+                    only: (!first).then_some(By::RoundTrips),
+                    topologies,
+                    families: if first { families } else { &[false] },
+                    turns: plan.turns,
+                })?;
             }
         }
-        if round.is_multiple_of(plan.packets) {
-            self.each_of(pass(What::Packets { bytes: 64 }, families))?;
+        let pass =
+            |what, only, families, turns| Pass { what, only, topologies: &Topology::ALL, families, turns };
+        let packets = What::Packets { bytes: 64 };
+        if everything {
+            self.each_of(pass(packets, None, families, plan.turns))?;
+            self.each_of(pass(What::Packets { bytes: 1400 }, None, plan.families(), plan.turns / 2))?;
+            self.each_of(pass(What::Connections, None, plan.families(), plan.turns / 4))?;
+        } else {
+            self.each_of(pass(packets, Some(By::Packets), &[false], plan.turns))?;
         }
         self.forwarding(everything)?;
-        self.forwarding(false)?;
-        if everything {
-            self.each_of(pass(What::Packets { bytes: 1400 }, plan.families()))?;
-            // A turn is twice as long.
-            let connections = pass(What::Connections, plan.families());
-            self.each_of(Pass { turns: plan.turns / 2, ..connections })?;
-        }
-        Ok(())
+        self.forwarding(false)
     }
 
     /// Into a pod across nodes, without sockets: all contenders, or only those whom a target names.
@@ -225,7 +236,8 @@ impl<'a> Turns<'a> {
         for contender in order::pass(self.contenders.len(), self.round) {
             let lab = &self.contenders[contender][0];
             // Frames that are in no tunnel, to something that a node forwards to.
-            if lab.kind == Kind::Wire || lab.kind.has_overlay() || !(all || is_named_for_forwarding(lab)) {
+            let named = targets::are_about(By::Forwarding, Topology::AcrossNodes, who(lab));
+            if lab.kind == Kind::Wire || lab.kind.has_overlay() || !(all || named) {
                 continue;
             }
             let is_floor = lab.kind == Kind::Floor;
@@ -244,18 +256,21 @@ impl<'a> Turns<'a> {
 
     fn transfers(&mut self, families: &[bool]) -> Result<()> {
         for streams in [1, 8] {
-            let what = What::Transfer { streams };
-            self.each_of(Pass { what, topologies: &Topology::ALL, families, turns: self.plan.bulk })?;
+            self.each_of(Pass {
+                what: What::Transfer { streams },
+                only: (!self.plan.all_in_bulk).then_some(By::Transfers),
+                topologies: &Topology::ALL,
+                families,
+                turns: self.plan.bulk,
+            })?;
         }
         Ok(())
     }
 
     /// Every contender in turn, on the same way before the next way: each in turns with a wire, a wire with another one.
     fn each_of(&mut self, pass: Pass<'_>) -> Result<()> {
-        let Pass { what, topologies, families, turns } = pass;
+        let Pass { what, only, topologies, families, turns } = pass;
         let wires = &self.contenders[0];
-        let in_bulk =
-            |lab: &Contender, topology| self.plan.all_in_bulk || is_named_by_a_transfer_target(lab, topology);
         for topology in topologies.iter().copied() {
             for ipv6 in families.iter().copied() {
                 self.round += 1;
@@ -266,9 +281,8 @@ impl<'a> Turns<'a> {
                     let labs = &self.contenders[contender];
                     let lab = &labs[(wire + 1) % labs.len()];
                     let pair = pair(topology, lab);
-                    if pair.client.address(ipv6).is_none()
-                        || (matches!(what, What::Transfer { .. }) && !in_bulk(lab, topology))
-                    {
+                    let wanted = only.is_none_or(|by| targets::are_about(by, topology, who(lab)));
+                    if pair.client.address(ipv6).is_none() || !wanted {
                         continue;
                     }
                     let beside = self::pair(topology, &wires[wire % wires.len()]);
@@ -289,19 +303,4 @@ impl<'a> Turns<'a> {
             samples.push(Paced { value, slowness });
         }
     }
-}
-
-/// Those whom a target of forwarding alone is about, and the floor.
-fn is_named_for_forwarding(contender: &Contender) -> bool {
-    match contender.kind {
-        Kind::HostGw | Kind::Podlane | Kind::PodlaneXdp => contender.netfilter,
-        kind => kind == Kind::Floor,
-    }
-}
-
-/// Those whom a quick run's transfers are about: no netfilter, and Podlane without XDP; an overlay across nodes only.
-fn is_named_by_a_transfer_target(contender: &Contender, topology: Topology) -> bool {
-    !contender.netfilter
-        && !matches!(contender.kind, Kind::PodlaneXdp | Kind::PodlaneXdpGeneric)
-        && (topology == Topology::AcrossNodes || !contender.kind.has_overlay())
 }

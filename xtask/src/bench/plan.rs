@@ -12,16 +12,14 @@ pub(super) struct Plan {
     /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
     /// memory.
     pub(super) rounds: usize,
-    /// Samples of TCP round trips on one node in each of these rounds.
+    /// Samples of round trips on one node in each of these rounds: the first of everybody, the others of those that a target
+    /// compares.
     pub(super) latencies: usize,
-    /// How many there are of round trips by UDP, whose samples differ by less, and across nodes, where what is compared
-    /// differs by more.
-    pub(super) latencies_of_all: usize,
-    /// Packets a second are measured in one of so many rounds.
-    pub(super) packets: usize,
+    /// How many there are across nodes, where what is compared differs by more.
+    pub(super) latencies_across: usize,
     /// What no target compares is measured in one of so many rounds: there are at least so many.
     pub(super) seldom: usize,
-    /// Turns, some milliseconds each, in a sample of round trips, packets or connections.
+    /// Turns, some milliseconds each, in a sample of round trips or small packets; what takes longer has fewer.
     pub(super) turns: usize,
     /// Turns in a sample of forwarding alone.
     pub(super) forwarding: usize,
@@ -45,11 +43,10 @@ impl Plan {
         limit: Duration::from_secs(5 * 60),
         labs: 3,
         rounds: 12,
-        latencies: 10,
-        latencies_of_all: 5,
-        packets: 2,
+        latencies: 6,
+        latencies_across: 4,
         seldom: 4,
-        turns: 8,
+        turns: 20,
         forwarding: 10,
         frames: 64 * 250,
         bulk: 4,
@@ -63,11 +60,10 @@ impl Plan {
         limit: Duration::from_secs(40 * 60),
         labs: 2,
         rounds: 24,
-        latencies: 8,
-        latencies_of_all: 4,
-        packets: 2,
+        latencies: 5,
+        latencies_across: 3,
         seldom: 2,
-        turns: 10,
+        turns: 20,
         forwarding: 12,
         frames: 64 * 250,
         bulk: 5,

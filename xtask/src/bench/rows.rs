@@ -38,10 +38,20 @@ pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Vec<Paced>>) -
     let most: BTreeMap<_, f64> = slowness.into_iter().map(|(key, all)| (key, most_slowness(all))).collect();
     let rows = samples.iter().map(|(key, samples)| {
         let (_, topology, ipv6, metric) = key;
-        let most = most.get(&(topology, ipv6, metric)).copied().unwrap_or_default();
+        let most = if is_same_at_any_speed(metric) {
+            f64::INFINITY
+        } else {
+            most.get(&(topology, ipv6, metric)).copied().unwrap_or_default()
+        };
         undisturbed(samples, most).row(row(contenders, key))
     });
     rows.collect()
+}
+
+/// Whether the machine's speed makes no difference to a metric: it makes none to what one transfer has of another's speed,
+/// and transfers are few.
+fn is_same_at_any_speed(metric: &str) -> bool {
+    matches!(metric, "tcp-1-relative" | "tcp-8-relative")
 }
 
 fn row(contenders: &[Who<'_>], (contender, topology, ipv6, metric): &Key) -> Row {
@@ -90,5 +100,14 @@ mod tests {
         assert_eq!((wire.median, wire.n, wire.unit.as_str()), (4.1, 3, "µs"));
         assert_eq!((bridge.median, bridge.n), (6.0, 1));
         assert_eq!((bridge.contender.as_deref(), bridge.netfilter), (Some("bridge"), Some(true)));
+    }
+
+    #[test]
+    fn what_a_transfer_has_of_anothers_speed_counts_at_any_speed() {
+        let paced = [1.0, 4.0, 9.0].map(|slowness| Paced { value: slowness, slowness });
+        let of = |metric: &str| ((0, Topology::SameNode, false, metric.to_owned()), paced.to_vec());
+        let rows = all(&[("wire", false)], &[of("tcp-1-relative"), of("tcp-1-throughput")].into());
+        let n = |metric| rows.iter().find(|row| row.metric == metric).map(|row| row.n);
+        assert_eq!((n("tcp-1-relative"), n("tcp-1-throughput")), (Some(3), Some(2)));
     }
 }

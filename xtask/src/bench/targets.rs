@@ -4,7 +4,7 @@ use podlane_tests::bench::Row;
 use serde::{Deserialize, Serialize};
 
 use super::report::find;
-use super::rows;
+use super::rows::{self, Topology};
 
 /// One target.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,16 +50,46 @@ const VXLAN: Who = ("vxlan", false);
 const VXLAN_RULES: Who = ("vxlan", true);
 const PODLANE_VXLAN: Who = ("podlane-vxlan", false);
 const PODLANE_VXLAN_RULES: Who = ("podlane-vxlan", true);
+const PODLANE_XDP_RULES: Who = ("podlane-xdp", true);
 const KERNEL: [Who; 4] = [("classic", false), BRIDGE, ("ptp", false), ("host-gw", false)];
 /// What is the same on one node: between nodes they differ.
 const POOLS: [&[Who]; 4] = [
     &[PODLANE, PODLANE_VXLAN, ("podlane-xdp-generic", false), ("podlane-xdp", false)],
-    &[PODLANE_RULES, PODLANE_VXLAN_RULES, ("podlane-xdp-generic", true), ("podlane-xdp", true)],
+    &[PODLANE_RULES, PODLANE_VXLAN_RULES, ("podlane-xdp-generic", true), PODLANE_XDP_RULES],
     &[BRIDGE, ("classic", false)],
     &[HOST_GW_RULES, ("ptp", true), VXLAN_RULES],
 ];
-const SAME: &str = "same-node";
-const ACROSS: &str = "across-nodes";
+const SAME: &str = Topology::SameNode.name();
+const ACROSS: &str = Topology::AcrossNodes.name();
+
+/// What targets compare contenders by.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    RoundTrips,
+    /// Small UDP packets a second.
+    Packets,
+    /// Frames forwarded a second.
+    Forwarding,
+    Transfers,
+}
+
+/// Whether targets are about this contender; what they are shown beside is meant as well.
+pub(super) fn are_about(by: By, topology: Topology, who: rows::Who<'_>) -> bool {
+    let named: &[Who] = match (by, topology) {
+        (By::RoundTrips, Topology::SameNode) => {
+            return who == FLOOR || POOLS.iter().any(|pool| pool.contains(&who));
+        }
+        (By::RoundTrips, Topology::AcrossNodes) => {
+            &[FLOOR, WIRE, PODLANE, PODLANE_RULES, HOST_GW_RULES, PODLANE_VXLAN_RULES, VXLAN_RULES]
+        }
+        (By::Packets | By::Forwarding, Topology::SameNode) => &[],
+        (By::Packets, Topology::AcrossNodes) => &[FLOOR, PODLANE_RULES, HOST_GW_RULES],
+        (By::Forwarding, Topology::AcrossNodes) => &[FLOOR, PODLANE_RULES, PODLANE_XDP_RULES, HOST_GW_RULES],
+        (By::Transfers, Topology::SameNode) => &[FLOOR, WIRE, PODLANE],
+        (By::Transfers, Topology::AcrossNodes) => &[FLOOR, WIRE, PODLANE, PODLANE_VXLAN, VXLAN],
+    };
+    named.contains(&who) || (matches!(by, By::Transfers) && KERNEL.contains(&who))
+}
 
 /// All targets that these rows can answer for; with `network`, those between pods as well.
 pub(super) fn all(rows: &[Row], network: bool) -> Vec<Target> {
@@ -167,7 +197,7 @@ impl Figures<'_> {
                 "forwarding alone, frames from the wire to a pod a second: XDP native ÷ host-gw, netfilter on both"
                     .to_owned(),
                 3.0,
-                self.ratio(ACROSS, ("podlane-xdp", true), HOST_GW_RULES, "forwarding-relative"),
+                self.ratio(ACROSS, PODLANE_XDP_RULES, HOST_GW_RULES, "forwarding-relative"),
             ),
         ];
         for (streams, metric) in [("one stream", "tcp-1-relative"), ("8 streams", "tcp-8-relative")] {
@@ -247,6 +277,8 @@ fn at_least(name: String, limit: f64, value: Option<f64>) -> Target {
 
 #[cfg(test)]
 mod tests {
+    use podlane_tests::contender::Kind;
+
     use super::*;
 
     fn row(contender: &str, topology: &str, metric: &str, median: f64) -> Row {
@@ -292,6 +324,38 @@ mod tests {
         assert_eq!((targets[0].value, targets[0].floor), (None, Some(0.25)));
         let overlay = targets.iter().find(|target| target.name.contains("by VXLAN, TCP transfer")).unwrap();
         assert_eq!((overlay.value, overlay.floor), (Some(1.0), None));
+    }
+
+    #[test]
+    fn those_that_targets_are_about_are_all_that_targets_need() {
+        let metrics = [
+            (By::RoundTrips, &["tcp-rtt-relative", "udp-rtt-relative"][..]),
+            (By::Packets, &["udp-64-relative"]),
+            (By::Forwarding, &["forwarding-relative"]),
+            (By::Transfers, &["tcp-1-relative", "tcp-8-relative"]),
+        ];
+        let mut rows = Vec::new();
+        for (by, metrics) in metrics {
+            for kind in Kind::ALL {
+                for (topology, netfilter) in Topology::ALL.into_iter().flat_map(|t| [(t, false), (t, true)]) {
+                    if are_about(by, topology, (kind.name(), netfilter)) {
+                        rows.extend(metrics.iter().map(|metric| Row {
+                            netfilter: Some(netfilter),
+                            ..row(kind.name(), topology.name(), metric, 1.0)
+                        }));
+                    }
+                }
+            }
+        }
+        let targets = all(&rows, true);
+        let missing: Vec<_> =
+            targets.iter().filter(|target| target.value.is_none()).map(|target| &target.name).collect();
+        assert_eq!(
+            missing.len(),
+            LIMITS.len() * (1 + GROWN.len()),
+            "but for the programs' own: {missing:#?}"
+        );
+        assert_eq!(targets.iter().filter(|target| target.floor.is_some()).count(), 14);
     }
 
     #[test]
