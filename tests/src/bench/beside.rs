@@ -15,6 +15,18 @@ pub struct Beside {
     pub ratio: f64,
 }
 
+impl Beside {
+    /// What was measured being a time: by how much it is longer than beside it.
+    pub(super) fn longer(&self) -> f64 {
+        self.other * (self.ratio - 1.0)
+    }
+
+    /// What was measured being a number a second: how many nanoseconds more each takes than beside it.
+    pub(super) fn nanoseconds_more(&self) -> f64 {
+        1e9 / self.other * (1.0 / self.ratio - 1.0)
+    }
+}
+
 /// Takes so many turns, and one more of the other way, which begins and ends.
 ///
 /// # Errors
@@ -49,6 +61,16 @@ mod tests {
         let beside = in_turns(3, || (time.borrow_mut())(3.0), || (time.borrow_mut())(2.0)).unwrap();
         assert_eq!((beside.own * 10.0).round(), 42.0, "{beside:?}");
         assert!((beside.ratio - 1.5).abs() < 1e-9, "{beside:?}");
+    }
+
+    #[test]
+    fn what_it_takes_more_is_of_the_other_ways_time() {
+        // Not of its own median, which may be another turn's.
+        let trips = Beside { own: 4.0, other: 2.0, ratio: 1.5 };
+        assert_eq!(trips.longer(), 1.0);
+        // 200,000 a second are 5,000 ns each; at 4 / 5 of that, 6,250.
+        let packets = Beside { own: 150_000.0, other: 200_000.0, ratio: 0.8 };
+        assert_eq!(packets.nanoseconds_more(), 1250.0);
     }
 
     #[test]

@@ -75,16 +75,17 @@ impl Question {
                 let figures = vec![
                     (format!("{name}-p50"), measured.own),
                     (format!("{name}-p99"), p99),
-                    (format!("{name}-overhead"), measured.other * (measured.ratio - 1.0)),
+                    (format!("{name}-overhead"), measured.longer()),
                 ];
                 (name, measured, figures)
             }
             What::Packets { bytes } => {
                 let measured = packets::in_turns(pairs, *ipv6, bytes, *turns)?;
                 let name = format!("udp-{bytes}");
-                let overhead = 1e9 / measured.other * (1.0 / measured.ratio - 1.0);
-                let figures =
-                    vec![(format!("{name}-pps"), measured.own), (format!("{name}-overhead"), overhead)];
+                let figures = vec![
+                    (format!("{name}-pps"), measured.own),
+                    (format!("{name}-overhead"), measured.nanoseconds_more()),
+                ];
                 (name, measured, figures)
             }
             What::Connections => {
