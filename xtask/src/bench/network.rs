@@ -62,7 +62,7 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
         let mut ends = pace.shares(labs - lab, TRANSFERS_SHARE);
         let mut trips = Rounds::new();
-        while let Some(round) = trips.next(ends.0, plan.seldom, plan.rounds) {
+        while let Some(round) = trips.next(ends.0, plan.rounds) {
             let round_begun = Instant::now();
             if round > 1 {
                 turns.reload_programs()?;
@@ -70,16 +70,15 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
             turns.latencies_and_packets(round)?;
             progress("round trips, packets, connections", round, plan.rounds, begun);
             if (lab, round) == (1, 1) {
-                // With the other rounds that there have to be, and transfers.
-                let rounds = u32::try_from(2 * plan.seldom)?;
-                let least = lab_begun.elapsed() + round_begun.elapsed() * rounds;
+                // With some more rounds, and transfers.
+                let least = lab_begun.elapsed() + round_begun.elapsed() * 2;
                 labs = pace.labs(plan.labs, least, lab_begun.elapsed());
                 ends = pace.shares(labs - lab, TRANSFERS_SHARE);
             }
         }
         turns.set_wire_gro(true)?;
         let mut transfers = Rounds::new();
-        while let Some(round) = transfers.next(ends.1, 1, plan.bulk_rounds) {
+        while let Some(round) = transfers.next(ends.1, plan.bulk_rounds) {
             turns.reload_programs()?;
             // Half of them do for IPv6.
             turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;
@@ -197,7 +196,8 @@ impl<'a> Turns<'a> {
 
     fn latencies_and_packets(&mut self, round: usize) -> Result<()> {
         let plan = self.plan;
-        let everything = round.is_multiple_of(plan.seldom);
+        // The first is the longest, so that there is time for the others or not.
+        let everything = (round - 1).is_multiple_of(plan.seldom);
         let families = if everything { &[false, true] } else { plan.families() };
         for sample in 0..plan.latencies {
             let first = sample == 0;
@@ -217,14 +217,13 @@ impl<'a> Turns<'a> {
             |what, only, families, turns| Pass { what, only, topologies: &Topology::ALL, families, turns };
         let packets = What::Packets { bytes: 64 };
         if everything {
-            self.each_of(pass(packets, None, families, plan.turns))?;
+            self.each_of(pass(packets, None, plan.families(), plan.turns))?;
             self.each_of(pass(What::Packets { bytes: 1400 }, None, plan.families(), plan.turns / 2))?;
             self.each_of(pass(What::Connections, None, plan.families(), plan.turns / 4))?;
         } else {
             self.each_of(pass(packets, Some(By::Packets), &[false], plan.turns))?;
         }
-        self.forwarding(everything)?;
-        self.forwarding(false)
+        self.forwarding(everything)
     }
 
     /// Into a pod across nodes, without sockets: all contenders, or only those whom a target names.

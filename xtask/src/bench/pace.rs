@@ -39,36 +39,32 @@ impl Pace {
 /// Rounds, for as long as another one fits.
 #[derive(Debug)]
 pub(super) struct Rounds {
-    begun: Instant,
-    done: u32,
+    done: usize,
+    last_begun: Instant,
 }
 
 impl Rounds {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), done: 0 }
+        Self { done: 0, last_begun: Instant::now() }
     }
 
-    /// The number of the next round, from 1 on: of at least `least` and at most `most`, as many as end before `until`.
-    pub(super) fn next(&mut self, until: Instant, least: usize, most: usize) -> Option<usize> {
-        let done = self.done as usize;
-        let left = until.saturating_duration_since(Instant::now());
-        if done >= most || (done >= least && !another(self.done, self.begun.elapsed(), left)) {
+    /// The number of the next round, from 1 on: the first, and of at most `most` as many as end before `until`, if each takes
+    /// as long as the one before it.
+    pub(super) fn next(&mut self, until: Instant, most: usize) -> Option<usize> {
+        let now = Instant::now();
+        if self.done >= most || (self.done > 0 && now + (now - self.last_begun) > until) {
             return None;
         }
         self.done += 1;
-        Some(done + 1)
+        self.last_begun = now;
+        Some(self.done)
     }
 }
 
 /// Of `planned` times that take so long each, how many fit.
 fn affordable(planned: usize, each: Duration, time: Duration) -> usize {
     (1..=planned).rev().find(|labs| each.mul_f64(*labs as f64) <= time).unwrap_or(1)
-}
-
-/// Whether another round fits, if it takes as long as those before it.
-fn another(done: u32, spent: Duration, left: Duration) -> bool {
-    spent.checked_div(done).is_none_or(|each| each <= left)
 }
 
 #[cfg(test)]
@@ -88,21 +84,21 @@ mod tests {
     }
 
     #[test]
-    fn another_round_fits_if_it_takes_as_long_as_those_before() {
-        assert!(another(0, seconds(0), seconds(0)));
-        assert!(another(2, seconds(20), seconds(10)));
-        assert!(!another(2, seconds(21), seconds(10)));
+    fn there_is_one_round_and_no_more_than_are_planned_and_fit() {
+        let counted = |until, most| {
+            let mut rounds = Rounds::new();
+            std::iter::from_fn(|| rounds.next(until, most)).count()
+        };
+        // A round takes no time here.
+        assert_eq!(counted(Instant::now() + seconds(100), 5), 5);
+        assert_eq!(counted(Instant::now(), 5), 1);
     }
 
     #[test]
-    fn there_are_as_many_rounds_as_are_needed_and_no_more_than_are_planned() {
-        let counted = |until, least, most| {
-            let mut rounds = Rounds::new();
-            std::iter::from_fn(|| rounds.next(until, least, most)).count()
-        };
-        // A round takes no time here.
-        assert_eq!(counted(Instant::now() + seconds(100), 2, 5), 5);
-        assert_eq!(counted(Instant::now(), 2, 5), 2);
+    fn another_round_fits_if_it_takes_as_long_as_the_one_before() {
+        let begun = Instant::now() - seconds(10);
+        let next = |left| Rounds { done: 2, last_begun: begun }.next(Instant::now() + seconds(left), 5);
+        assert_eq!((next(11), next(9)), (Some(3), None));
     }
 
     #[test]

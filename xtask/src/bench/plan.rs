@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) latencies: usize,
     /// How many there are across nodes, where what is compared differs by more.
     pub(super) latencies_across: usize,
-    /// What no target compares is measured in one of so many rounds: there are at least so many.
+    /// What no target compares is measured in one of so many rounds, the first among them.
     pub(super) seldom: usize,
     /// Turns, some milliseconds each, in a sample of round trips or small packets; what takes longer has fewer.
     pub(super) turns: usize,
@@ -43,11 +43,11 @@ impl Plan {
         limit: Duration::from_secs(5 * 60),
         labs: 3,
         rounds: 12,
-        latencies: 6,
+        latencies: 8,
         latencies_across: 4,
         seldom: 4,
         turns: 20,
-        forwarding: 10,
+        forwarding: 16,
         frames: 64 * 250,
         bulk: 4,
         bulk_rounds: 8,
@@ -64,7 +64,7 @@ impl Plan {
         latencies_across: 3,
         seldom: 2,
         turns: 20,
-        forwarding: 12,
+        forwarding: 20,
         frames: 64 * 250,
         bulk: 5,
         bulk_rounds: 16,

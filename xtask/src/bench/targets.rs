@@ -76,9 +76,7 @@ pub(super) enum By {
 /// Whether targets are about this contender; what they are shown beside is meant as well.
 pub(super) fn are_about(by: By, topology: Topology, who: rows::Who<'_>) -> bool {
     let named: &[Who] = match (by, topology) {
-        (By::RoundTrips, Topology::SameNode) => {
-            return who == FLOOR || POOLS.iter().any(|pool| pool.contains(&who));
-        }
+        (By::RoundTrips, Topology::SameNode) => &[FLOOR, WIRE],
         (By::RoundTrips, Topology::AcrossNodes) => {
             &[FLOOR, WIRE, PODLANE, PODLANE_RULES, HOST_GW_RULES, PODLANE_VXLAN_RULES, VXLAN_RULES]
         }
@@ -88,7 +86,12 @@ pub(super) fn are_about(by: By, topology: Topology, who: rows::Who<'_>) -> bool 
         (By::Transfers, Topology::SameNode) => &[FLOOR, WIRE, PODLANE],
         (By::Transfers, Topology::AcrossNodes) => &[FLOOR, WIRE, PODLANE, PODLANE_VXLAN, VXLAN],
     };
-    named.contains(&who) || (matches!(by, By::Transfers) && KERNEL.contains(&who))
+    let others: &[&[Who]] = match (by, topology) {
+        (By::RoundTrips, Topology::SameNode) => &POOLS,
+        (By::Transfers, _) => &[&KERNEL],
+        _ => &[],
+    };
+    named.contains(&who) || others.iter().any(|others| others.contains(&who))
 }
 
 /// All targets that these rows can answer for; with `network`, those between pods as well.
