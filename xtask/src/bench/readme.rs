@@ -61,31 +61,40 @@ fn replace(text: &str, block: &str, content: &str) -> Result<String> {
     }
 }
 
-/// Contender, without and with a typical node's netfilter rules.
+/// Contender, without and with a typical node's netfilter rules: the wire's own figures, and the others' beside it, which say
+/// the same at any speed of the machine.
 fn summary(report: &Report) -> Result<String> {
     let mut text = String::new();
-    writeln!(text, "\nMedians of one run, IPv4; round trips in µs, both ends on one CPU.\n")?;
     writeln!(
         text,
-        "| | TCP, same node | UDP, same node | TCP, across nodes | UDP, across nodes | UDP 64 B packets/s, across nodes |"
+        "\nMedians of one run, IPv4, both ends on one CPU: what a round trip takes on the wire, how many times as long it takes \
+         with others, measured beside the wire, and what part of its packets a second they carry.\n"
+    )?;
+    writeln!(
+        text,
+        "| | TCP, same node | UDP, same node | TCP, across nodes | UDP, across nodes | UDP 64 B packets, across nodes |"
     )?;
     writeln!(text, "|---|--:|--:|--:|--:|--:|")?;
     for who in report.names() {
-        let time = |topology, metric| {
-            let value = report.network(topology, who, false, metric);
-            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"))
-        };
-        let rate = report.network("across-nodes", who, false, "udp-64-pps");
-        let rate = rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.0} k", rate / 1e3));
+        let columns = [
+            ("same-node", "tcp-rtt-p50", "tcp-rtt-relative"),
+            ("same-node", "udp-rtt-p50", "udp-rtt-relative"),
+            ("across-nodes", "tcp-rtt-p50", "tcp-rtt-relative"),
+            ("across-nodes", "udp-rtt-p50", "udp-rtt-relative"),
+            ("across-nodes", "udp-64-pps", "udp-64-relative"),
+        ];
+        let columns = columns.map(|(topology, own, relative)| {
+            let is_wire = who.0 == "wire";
+            let value = report.network(topology, who, false, if is_wire { own } else { relative });
+            match value {
+                None => "–".to_owned(),
+                Some(ratio) if !is_wire => format!("{ratio:.2}"),
+                Some(rate) if own.ends_with("-pps") => format!("{:.0} k/s", rate / 1e3),
+                Some(time) => format!("{time:.1} µs"),
+            }
+        });
         let name = if who.0.starts_with("podlane") { format!("**{}**", label(who)) } else { label(who) };
-        writeln!(
-            text,
-            "| {name} | {} | {} | {} | {} | {rate} |",
-            time("same-node", "tcp-rtt-p50"),
-            time("same-node", "udp-rtt-p50"),
-            time("across-nodes", "tcp-rtt-p50"),
-            time("across-nodes", "udp-rtt-p50"),
-        )?;
+        writeln!(text, "| {name} | {} |", columns.join(" | "))?;
     }
     let met = report.targets.iter().filter(|target| target.met).count();
     writeln!(
