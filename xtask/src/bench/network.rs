@@ -196,7 +196,7 @@ impl<'a> Turns<'a> {
 
     fn latencies_and_packets(&mut self, round: usize) -> Result<()> {
         let plan = self.plan;
-        // The first is the longest, so that there is time for the others or not.
+        // The first round is one of these: nothing is missing where there is time for no other.
         let everything = (round - 1).is_multiple_of(plan.seldom);
         let families = if everything { &[false, true] } else { plan.families() };
         for sample in 0..plan.latencies {

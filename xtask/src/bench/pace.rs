@@ -40,24 +40,28 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct Rounds {
     done: usize,
-    last_begun: Instant,
+    last_begun: Option<Instant>,
 }
 
 impl Rounds {
     /// None yet.
-    pub(super) fn new() -> Self {
-        Self { done: 0, last_begun: Instant::now() }
+    pub(super) const fn new() -> Self {
+        Self { done: 0, last_begun: None }
     }
 
     /// The number of the next round, from 1 on: the first, and of at most `most` as many as end before `until`, if each takes
     /// as long as the one before it.
     pub(super) fn next(&mut self, until: Instant, most: usize) -> Option<usize> {
-        let now = Instant::now();
-        if self.done >= most || (self.done > 0 && now + (now - self.last_begun) > until) {
+        self.next_at(Instant::now(), until, most)
+    }
+
+    fn next_at(&mut self, now: Instant, until: Instant, most: usize) -> Option<usize> {
+        let is_late = |last_begun| now + (now - last_begun) > until;
+        if self.done >= most || self.last_begun.is_some_and(is_late) {
             return None;
         }
         self.done += 1;
-        self.last_begun = now;
+        self.last_begun = Some(now);
         Some(self.done)
     }
 }
@@ -96,9 +100,10 @@ mod tests {
 
     #[test]
     fn another_round_fits_if_it_takes_as_long_as_the_one_before() {
-        let begun = Instant::now() - seconds(10);
-        let next = |left| Rounds { done: 2, last_begun: begun }.next(Instant::now() + seconds(left), 5);
-        assert_eq!((next(11), next(9)), (Some(3), None));
+        let begun = Instant::now();
+        let now = begun + seconds(10);
+        let next = |left| Rounds { done: 2, last_begun: Some(begun) }.next_at(now, now + seconds(left), 5);
+        assert_eq!((next(10), next(9)), (Some(3), None));
     }
 
     #[test]
