@@ -34,7 +34,7 @@ impl Effort {
         if path.is_named_by_a_target() { self.rounds_for_targets } else { self.rounds }
     }
 
-    pub const QUICK: Self = Self { loads: 10, rounds: 3, rounds_for_targets: 10, packets: 65_536 };
+    pub const QUICK: Self = Self { loads: 10, rounds: 1, rounds_for_targets: 10, packets: 65_536 };
     pub const FULL: Self = Self { loads: 15, rounds: 5, rounds_for_targets: 10, packets: 131_072 };
 }
 

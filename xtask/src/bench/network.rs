@@ -36,10 +36,7 @@ pub(super) struct Proof {
 
 /// How many wires there are, which take turns: everything is compared with them, and one or another may be some
 /// hundredths of a microsecond faster.
-const WIRES: usize = 3;
-
-/// What part of a lab's time is for transfers, where time is short.
-const TRANSFERS_SHARE: f64 = 0.38;
+const WIRES: usize = 9;
 
 /// How many of them are built at a time.
 const BUILDERS: usize = 4;
@@ -60,29 +57,16 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
         built = build(binaries)?;
         eprintln!("   labs {lab} of {labs}: all stand ({})", seconds(begun.elapsed()));
         let mut turns = Turns { plan, programs, contenders: &built.0, round: lab, samples };
-        let mut ends = pace.shares(labs - lab, TRANSFERS_SHARE);
-        let mut trips = Rounds::new();
-        while let Some(round) = trips.next(ends.0, plan.rounds) {
-            let round_begun = Instant::now();
-            if round > 1 {
-                turns.reload_programs()?;
+        let mut end = pace.share(labs - lab);
+        let mut rounds = Rounds::new(plan.seldom);
+        while let Some(round) = rounds.next(end, plan.rounds) {
+            turns.measure(round.everything)?;
+            eprintln!("   round {} of {} at most ({})", round.number, plan.rounds, seconds(begun.elapsed()));
+            if (lab, round.number) == (1, 1) {
+                // With some more rounds.
+                labs = pace.labs(plan.labs, lab_begun.elapsed() * 2, lab_begun.elapsed());
+                end = pace.share(labs - lab);
             }
-            turns.latencies_and_packets(round)?;
-            progress("round trips, packets, connections", round, plan.rounds, begun);
-            if (lab, round) == (1, 1) {
-                // With some more rounds, and transfers.
-                let least = lab_begun.elapsed() + round_begun.elapsed() * 2;
-                labs = pace.labs(plan.labs, least, lab_begun.elapsed());
-                ends = pace.shares(labs - lab, TRANSFERS_SHARE);
-            }
-        }
-        turns.set_wire_gro(true)?;
-        let mut transfers = Rounds::new();
-        while let Some(round) = transfers.next(ends.1, plan.bulk_rounds) {
-            turns.reload_programs()?;
-            // Half of them do for IPv6.
-            turns.transfers(if round % 2 == 1 { plan.families() } else { &[false] })?;
-            progress("transfers", round, plan.bulk_rounds, begun);
         }
         samples = turns.samples;
     }
@@ -95,8 +79,10 @@ pub(super) fn measure(binaries: &Binaries, programs: &Path, plan: &Plan, pace: P
 /// Builds and proves all contenders, several at a time: most of it is waiting.
 fn build(binaries: &Binaries) -> Result<(Vec<Labs>, Vec<Proof>)> {
     let both = Kind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]);
-    let wanted: Vec<_> =
-        both.filter(|(kind, netfilter)| !netfilter || kind.has_netfilter_variant()).collect();
+    let possible = both.filter(|(kind, netfilter)| !netfilter || kind.has_netfilter_variant());
+    let wanted: Vec<_> = possible
+        .flat_map(|wanted| std::iter::repeat_n(wanted, if wanted.0 == Kind::Wire { WIRES } else { 1 }))
+        .collect();
     let part = |first: usize| -> Result<Vec<_>> {
         let own = wanted.iter().enumerate().skip(first).step_by(BUILDERS);
         own.map(|(index, (kind, netfilter))| Ok((index, build_one(*kind, *netfilter, binaries)?))).collect()
@@ -107,19 +93,30 @@ fn build(binaries: &Binaries) -> Result<(Vec<Labs>, Vec<Proof>)> {
     })?;
     let mut built: Vec<_> = parts.into_iter().flatten().collect();
     built.sort_by_key(|(index, _)| *index);
-    Ok(built.into_iter().map(|(_, contender)| contender).unzip())
+    let (mut contenders, mut proofs): (Vec<Labs>, Vec<Proof>) = (Vec::new(), Vec::new());
+    for (_, (lab, seen)) in built {
+        let same = contenders.last_mut().zip(proofs.last_mut());
+        match same.filter(|(labs, _)| who(&labs[0]) == who(&lab)) {
+            Some((labs, proof)) => {
+                labs.push(lab);
+                proof.seen.extend(seen);
+            }
+            None => {
+                let (contender, netfilter) = who(&lab);
+                proofs.push(Proof { contender: contender.to_owned(), netfilter, seen });
+                contenders.push(vec![lab]);
+            }
+        }
+    }
+    Ok((contenders, proofs))
 }
 
-fn build_one(kind: Kind, netfilter: bool, binaries: &Binaries) -> Result<(Labs, Proof)> {
-    let mut labs = Labs::new();
-    let mut seen = Vec::new();
-    for _ in 0..if kind == Kind::Wire { WIRES } else { 1 } {
-        let lab = Contender::build(kind, netfilter, binaries)?;
-        seen.extend(lab.prove()?);
-        eprintln!("   {}: built and proved", lab.label());
-        labs.push(lab);
-    }
-    Ok((labs, Proof { contender: kind.name().to_owned(), netfilter, seen }))
+/// A lab, and what showed that it is what it says.
+fn build_one(kind: Kind, netfilter: bool, binaries: &Binaries) -> Result<(Contender, Vec<String>)> {
+    let lab = Contender::build(kind, netfilter, binaries)?;
+    let seen = lab.prove()?;
+    eprintln!("   {}: built and proved", lab.label());
+    Ok((lab, seen))
 }
 
 /// Takes all of them down, at once.
@@ -146,10 +143,6 @@ const fn pair(topology: Topology, contender: &Contender) -> &Pair {
         Topology::SameNode => &contender.same_node,
         Topology::AcrossNodes => &contender.across_nodes,
     }
-}
-
-fn progress(what: &str, round: usize, rounds: usize, begun: Instant) {
-    eprintln!("   {what}: round {round} of {rounds} ({})", seconds(begun.elapsed()));
 }
 
 /// What contenders take turns at.
@@ -194,36 +187,44 @@ impl<'a> Turns<'a> {
         self.all_labs().try_for_each(|lab| lab.set_wire_gro(on))
     }
 
-    fn latencies_and_packets(&mut self, round: usize) -> Result<()> {
+    fn measure(&mut self, everything: bool) -> Result<()> {
+        self.latencies_and_packets(everything)?;
+        // For the next round trips as well: agents that have just started have more to do.
+        self.reload_programs()?;
+        self.forwarding(everything)?;
+        self.set_wire_gro(true)?;
+        self.transfers(everything)?;
+        self.set_wire_gro(false)
+    }
+
+    fn latencies_and_packets(&mut self, everything: bool) -> Result<()> {
         let plan = self.plan;
-        // The first round is one of these: nothing is missing where there is time for no other.
-        let everything = (round - 1).is_multiple_of(plan.seldom);
-        let families = if everything { &[false, true] } else { plan.families() };
+        let pass =
+            |what, only, families, turns| Pass { what, only, topologies: &Topology::ALL, families, turns };
+        let both = [false, true];
         for sample in 0..plan.latencies {
-            let first = sample == 0;
-            let topologies: &[_] =
-                if sample < plan.latencies_across { &Topology::ALL } else { &[Topology::SameNode] };
-            for udp in [false, true] {
+            let all = everything && sample == 0;
+            let across = sample < plan.latencies_across;
+            for udp in both {
                 self.each_of(Pass {
-                    what: What::RoundTrips { udp },
-                    only: (!first).then_some(By::RoundTrips),
-                    topologies,
-                    families: if first { families } else { &[false] },
-                    turns: plan.turns,
+                    topologies: if across { &Topology::ALL } else { &[Topology::SameNode] },
+                    ..pass(
+                        What::RoundTrips { udp },
+                        (!all).then_some(By::RoundTrips),
+                        if all { &both } else { &[false] },
+                        plan.turns,
+                    )
                 })?;
             }
         }
-        let pass =
-            |what, only, families, turns| Pass { what, only, topologies: &Topology::ALL, families, turns };
         let packets = What::Packets { bytes: 64 };
         if everything {
             self.each_of(pass(packets, None, plan.families(), plan.turns))?;
             self.each_of(pass(What::Packets { bytes: 1400 }, None, plan.families(), plan.turns / 2))?;
-            self.each_of(pass(What::Connections, None, plan.families(), plan.turns / 4))?;
+            self.each_of(pass(What::Connections, None, plan.families(), plan.turns / 4))
         } else {
-            self.each_of(pass(packets, Some(By::Packets), &[false], plan.turns))?;
+            self.each_of(pass(packets, Some(By::Packets), &[false], plan.turns))
         }
-        self.forwarding(everything)
     }
 
     /// Into a pod across nodes, without sockets: all contenders, or only those whom a target names.
@@ -253,15 +254,53 @@ impl<'a> Turns<'a> {
         Ok(())
     }
 
-    fn transfers(&mut self, families: &[bool]) -> Result<()> {
+    fn transfers(&mut self, everything: bool) -> Result<()> {
+        let plan = self.plan;
         for streams in [1, 8] {
-            self.each_of(Pass {
-                what: What::Transfer { streams },
-                only: (!self.plan.all_in_bulk).then_some(By::Transfers),
-                topologies: &Topology::ALL,
-                families,
-                turns: self.plan.bulk,
-            })?;
+            let what = What::Transfer { streams };
+            if everything && plan.all_in_bulk {
+                self.each_of(Pass {
+                    what,
+                    only: None,
+                    topologies: &Topology::ALL,
+                    families: plan.families(),
+                    turns: plan.bulk,
+                })?;
+            }
+            for sample in 0..plan.transfers {
+                self.rivals(what, sample == 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that a target compares, in turns with each other: beside the wire, each would differ by as much for nothing.
+    fn rivals(&mut self, what: What, floor: bool) -> Result<()> {
+        self.round += 1;
+        let turn = self.round;
+        let place = |who: Who<'_>| self.contenders.iter().position(|labs| self::who(&labs[0]) == who);
+        for topology in Topology::ALL {
+            for (own, rival) in targets::rivals(topology) {
+                if own.0 == Kind::Floor.name() && !floor {
+                    continue;
+                }
+                let name = rival.0;
+                // Those that are the same take turns, so that each of them meets each of the rival's.
+                let (own, rival) = (targets::same(*own), targets::same(*rival));
+                let own = place(own[turn % own.len()]).context("no such contender")?;
+                let rival = place(rival[turn / 2 % rival.len()]).context("no such rival")?;
+                let [lab, beside] = [own, rival].map(|contender| &self.contenders[contender][0]);
+                let [pair, beside] = [lab, beside].map(|lab| pair(topology, lab).clone());
+                let question = Question { pair, beside, ipv6: false, what, turns: self.plan.bulk };
+                let Answer { figures, slowness } = programs::ask(self.programs, &question)
+                    .with_context(|| format!("{what:?}, {}, {}", topology.name(), lab.label()))?;
+                // Its own speed goes with what the wire had beside it.
+                let ratio = figures.into_iter().find_map(|(metric, value)| {
+                    Some((format!("{}-beside-{name}", metric.strip_suffix("-relative")?), value))
+                });
+                let figures = ratio.into_iter().collect();
+                self.take((own, topology, false), Answer { figures, slowness });
+            }
         }
         Ok(())
     }

@@ -23,12 +23,9 @@ impl Pace {
         affordable(planned, each, self.left() + spent)
     }
 
-    /// When round trips have to make way for transfers, and the end of this lab's share of the time, when so many others
-    /// follow it. Transfers are given that part of it.
-    pub(super) fn shares(&self, followers: usize, transfers: f64) -> (Instant, Instant) {
-        let own = self.left().div_f64((followers + 1) as f64);
-        let now = Instant::now();
-        (now + own.mul_f64(1.0 - transfers), now + own)
+    /// The end of this lab's share of the time, when so many others follow it.
+    pub(super) fn share(&self, followers: usize) -> Instant {
+        Instant::now() + self.left().div_f64((followers + 1) as f64)
     }
 
     fn left(&self) -> Duration {
@@ -39,30 +36,49 @@ impl Pace {
 /// Rounds, for as long as another one fits.
 #[derive(Debug)]
 pub(super) struct Rounds {
+    seldom: usize,
     done: usize,
-    last_begun: Option<Instant>,
+    running: Option<(Round, Instant)>,
+    /// How long the last one took that was not of everything, and the last that was.
+    lasted: [Option<Duration>; 2],
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Round {
+    /// From 1 on.
+    pub(super) number: usize,
+    /// Whether everything is measured in it.
+    pub(super) everything: bool,
 }
 
 impl Rounds {
-    /// None yet.
-    pub(super) const fn new() -> Self {
-        Self { done: 0, last_begun: None }
+    /// None yet. One in so many is of everything, the first among them.
+    pub(super) const fn new(seldom: usize) -> Self {
+        Self { seldom, done: 0, running: None, lasted: [None; 2] }
     }
 
-    /// The number of the next round, from 1 on: the first, and of at most `most` as many as end before `until`, if each takes
-    /// as long as the one before it.
-    pub(super) fn next(&mut self, until: Instant, most: usize) -> Option<usize> {
+    /// The next round: the first, and of at most `most` as many as end before `until`, if each takes as long as the last of
+    /// its kind.
+    pub(super) fn next(&mut self, until: Instant, most: usize) -> Option<Round> {
         self.next_at(Instant::now(), until, most)
     }
 
-    fn next_at(&mut self, now: Instant, until: Instant, most: usize) -> Option<usize> {
-        let is_late = |last_begun| now + (now - last_begun) > until;
-        if self.done >= most || self.last_begun.is_some_and(is_late) {
+    fn next_at(&mut self, now: Instant, until: Instant, most: usize) -> Option<Round> {
+        if let Some((round, begun)) = self.running {
+            self.lasted[usize::from(round.everything)] = Some(now - begun);
+        }
+        // The first is one of these: nothing is missing where there is time for no other.
+        let everything = self.done.is_multiple_of(self.seldom);
+        let [some, all] = self.lasted;
+        let needed = if everything { all } else { some.or(all) };
+        if self.done >= most || needed.is_some_and(|needed| now + needed > until) {
             return None;
         }
         self.done += 1;
-        self.last_begun = Some(now);
-        Some(self.done)
+        let round = Round { number: self.done, everything };
+        self.running = Some((round, now));
+        Some(round)
     }
 }
 
@@ -90,7 +106,7 @@ mod tests {
     #[test]
     fn there_is_one_round_and_no_more_than_are_planned_and_fit() {
         let counted = |until, most| {
-            let mut rounds = Rounds::new();
+            let mut rounds = Rounds::new(2);
             std::iter::from_fn(|| rounds.next(until, most)).count()
         };
         // A round takes no time here.
@@ -99,18 +115,28 @@ mod tests {
     }
 
     #[test]
-    fn another_round_fits_if_it_takes_as_long_as_the_one_before() {
+    fn another_round_fits_if_it_takes_as_long_as_the_last_of_its_kind() {
         let begun = Instant::now();
-        let now = begun + seconds(10);
-        let next = |left| Rounds { done: 2, last_begun: Some(begun) }.next_at(now, now + seconds(left), 5);
-        assert_eq!((next(10), next(9)), (Some(3), None));
+        let until = begun + seconds(100);
+        let mut rounds = Rounds::new(3);
+        let mut at = |now| {
+            let round = rounds.next_at(begun + seconds(now), until, 9);
+            round.map(|round| (round.number, round.everything))
+        };
+        assert_eq!(at(0), Some((1, true)));
+        assert_eq!(at(30), Some((2, false)));
+        assert_eq!(at(40), Some((3, false)));
+        assert_eq!(at(50), Some((4, true)));
+        assert_eq!(at(85), Some((5, false)));
+        assert_eq!(at(95), None, "the one before took 10 seconds");
+        let mut rounds = Rounds { done: 3, lasted: [Some(seconds(10)), Some(seconds(30))], ..Rounds::new(3) };
+        assert_eq!(rounds.next_at(begun + seconds(71), until, 9), None, "it is one of everything");
     }
 
     #[test]
     fn what_is_left_is_shared_with_the_labs_that_follow() {
         let pace = Pace { end: Instant::now() + seconds(90) };
-        let (trips, transfers) = pace.shares(2, 0.4);
-        let from_now = |end: Instant| end.saturating_duration_since(Instant::now()).as_secs_f64().round();
-        assert_eq!((from_now(trips), from_now(transfers)), (18.0, 30.0));
+        let share = pace.share(2).saturating_duration_since(Instant::now());
+        assert_eq!(share.as_secs_f64().round(), 30.0);
     }
 }

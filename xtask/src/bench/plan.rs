@@ -9,11 +9,9 @@ pub(super) struct Plan {
     pub(super) limit: Duration,
     /// How often everything is built anew.
     pub(super) labs: usize,
-    /// Samples of each figure but bulk transfers, in each of these labs: each with Podlane's programs at another place in
-    /// memory.
+    /// Rounds in each of these labs: each with Podlane's programs at another place in memory.
     pub(super) rounds: usize,
-    /// Samples of round trips on one node in each of these rounds: the first of everybody, the others of those that a target
-    /// compares.
+    /// Samples of round trips on one node in each of these rounds, of those that a target compares.
     pub(super) latencies: usize,
     /// How many there are across nodes, where what is compared differs by more.
     pub(super) latencies_across: usize,
@@ -27,9 +25,9 @@ pub(super) struct Plan {
     pub(super) frames: u32,
     /// Turns in a sample of bulk transfers.
     pub(super) bulk: usize,
-    /// Samples of bulk transfers, in each of these labs.
-    pub(super) bulk_rounds: usize,
-    /// Whether everybody takes part in them, or only those whom a target names.
+    /// Samples in each round of transfers that a target compares; the floor has one.
+    pub(super) transfers: usize,
+    /// Whether everybody's transfers are measured as well, beside the wire.
     pub(super) all_in_bulk: bool,
     /// How often 110 pods are attached and detached one by one, and all at once.
     pub(super) attach_rounds: usize,
@@ -43,14 +41,14 @@ impl Plan {
         limit: Duration::from_secs(5 * 60),
         labs: 3,
         rounds: 12,
-        latencies: 8,
-        latencies_across: 4,
-        seldom: 4,
+        latencies: 5,
+        latencies_across: 2,
+        seldom: 12,
         turns: 20,
-        forwarding: 16,
-        frames: 64 * 250,
-        bulk: 4,
-        bulk_rounds: 8,
+        forwarding: 12,
+        frames: 64 * 125,
+        bulk: 2,
+        transfers: 3,
         all_in_bulk: false,
         attach_rounds: 1,
         all_with_ipv6: false,
@@ -59,15 +57,15 @@ impl Plan {
         quick: false,
         limit: Duration::from_secs(40 * 60),
         labs: 2,
-        rounds: 24,
+        rounds: 36,
         latencies: 5,
-        latencies_across: 3,
-        seldom: 2,
+        latencies_across: 2,
+        seldom: 3,
         turns: 20,
-        forwarding: 20,
-        frames: 64 * 250,
-        bulk: 5,
-        bulk_rounds: 16,
+        forwarding: 16,
+        frames: 64 * 125,
+        bulk: 3,
+        transfers: 3,
         all_in_bulk: true,
         attach_rounds: 5,
         all_with_ipv6: true,

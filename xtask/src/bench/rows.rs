@@ -28,7 +28,8 @@ impl Topology {
     }
 }
 
-/// All rows: of the samples when the machine ran at its best, by what the wire beside all contenders had.
+/// All rows: of the samples when the machine ran at its best, by what the wire beside all contenders had; of all samples
+/// where its speed makes no difference.
 pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Vec<Paced>>) -> Vec<Row> {
     let mut slowness: BTreeMap<_, Vec<f64>> = BTreeMap::new();
     for ((_, topology, ipv6, metric), samples) in samples {
@@ -38,7 +39,7 @@ pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Vec<Paced>>) -
     let most: BTreeMap<_, f64> = slowness.into_iter().map(|(key, all)| (key, most_slowness(all))).collect();
     let rows = samples.iter().map(|(key, samples)| {
         let (_, topology, ipv6, metric) = key;
-        let most = if is_same_at_any_speed(metric) {
+        let most = if is_same_at_any_speed(*topology, metric) {
             f64::INFINITY
         } else {
             most.get(&(topology, ipv6, metric)).copied().unwrap_or_default()
@@ -48,10 +49,14 @@ pub(super) fn all(contenders: &[Who<'_>], samples: &BTreeMap<Key, Vec<Paced>>) -
     rows.collect()
 }
 
-/// Whether the machine's speed makes no difference to a metric: it makes none to what one transfer has of another's speed,
-/// and transfers are few.
-fn is_same_at_any_speed(metric: &str) -> bool {
-    matches!(metric, "tcp-1-relative" | "tcp-8-relative")
+/// Whether the machine's speed makes no difference to what is compared by this metric: what one transfer has of another's
+/// speed; and on one node overheads, all of which are larger on a slower machine, by as much.
+fn is_same_at_any_speed(topology: Topology, metric: &str) -> bool {
+    match metric {
+        "tcp-rtt-relative" | "udp-rtt-relative" => topology == Topology::SameNode,
+        "tcp-1-relative" | "tcp-8-relative" => true,
+        _ => metric.contains("-beside-"),
+    }
 }
 
 fn row(contenders: &[Who<'_>], (contender, topology, ipv6, metric): &Key) -> Row {
@@ -63,7 +68,9 @@ fn row(contenders: &[Who<'_>], (contender, topology, ipv6, metric): &Key) -> Row
         netfilter: Some(netfilter),
         family: if *ipv6 { "ipv6" } else { "ipv4" }.to_owned(),
         metric: metric.clone(),
-        unit: unit(metric).to_owned(),
+        unit: metric
+            .split_once("-beside-")
+            .map_or_else(|| unit(metric).to_owned(), |(_, other)| format!("of {other}'s")),
         ..Row::default()
     }
 }
@@ -103,11 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_transfer_has_of_anothers_speed_counts_at_any_speed() {
+    fn what_does_not_depend_on_the_machines_speed_counts_at_any() {
         let paced = [1.0, 4.0, 9.0].map(|slowness| Paced { value: slowness, slowness });
-        let of = |metric: &str| ((0, Topology::SameNode, false, metric.to_owned()), paced.to_vec());
-        let rows = all(&[("wire", false)], &[of("tcp-1-relative"), of("tcp-1-throughput")].into());
-        let n = |metric| rows.iter().find(|row| row.metric == metric).map(|row| row.n);
-        assert_eq!((n("tcp-1-relative"), n("tcp-1-throughput")), (Some(3), Some(2)));
+        let counted = |topology, metric: &str| {
+            let samples = [((0, topology, false, metric.to_owned()), paced.to_vec())];
+            all(&[("wire", false)], &samples.into())[0].n
+        };
+        let (same, across) = (Topology::SameNode, Topology::AcrossNodes);
+        assert_eq!((counted(same, "tcp-1-relative"), counted(across, "tcp-8-beside-vxlan")), (3, 3));
+        assert_eq!((counted(same, "udp-rtt-relative"), counted(across, "udp-rtt-relative")), (3, 2));
+        assert_eq!((counted(same, "tcp-1-throughput"), counted(same, "udp-64-relative")), (2, 2));
+    }
+
+    #[test]
+    fn a_rivals_name_is_in_the_unit() {
+        let samples = [((0, Topology::SameNode, false, "tcp-1-beside-host-gw".to_owned()), Vec::new())];
+        assert_eq!(all(&[("podlane", false)], &samples.into())[0].unit, "of host-gw's");
     }
 }

@@ -51,18 +51,35 @@ const VXLAN_RULES: Who = ("vxlan", true);
 const PODLANE_VXLAN: Who = ("podlane-vxlan", false);
 const PODLANE_VXLAN_RULES: Who = ("podlane-vxlan", true);
 const PODLANE_XDP_RULES: Who = ("podlane-xdp", true);
-const KERNEL: [Who; 4] = [("classic", false), BRIDGE, ("ptp", false), ("host-gw", false)];
-/// What is the same on one node: between nodes they differ.
-const POOLS: [&[Who]; 4] = [
-    &[PODLANE, PODLANE_VXLAN, ("podlane-xdp-generic", false), ("podlane-xdp", false)],
-    &[PODLANE_RULES, PODLANE_VXLAN_RULES, ("podlane-xdp-generic", true), PODLANE_XDP_RULES],
+const HOST_GW: Who = ("host-gw", false);
+/// What carries packets the same way, under several names: with netfilter's rules where they never meet them, and set up by
+/// other means.
+const SAME_WAY: [&[Who]; 5] = [
+    &[PODLANE, PODLANE_RULES],
+    &[PODLANE_VXLAN, PODLANE_VXLAN_RULES],
+    &[BRIDGE, ("classic", false)],
+    &[HOST_GW, ("ptp", false)],
+    &[HOST_GW_RULES, ("ptp", true)],
+];
+/// What carries small packets the same way on one node: what differs is between nodes.
+const SAME_WAY_ON_ONE_NODE: [&[Who]; 3] = [
+    &[
+        PODLANE,
+        PODLANE_RULES,
+        PODLANE_VXLAN,
+        PODLANE_VXLAN_RULES,
+        ("podlane-xdp-generic", false),
+        ("podlane-xdp-generic", true),
+        ("podlane-xdp", false),
+        PODLANE_XDP_RULES,
+    ],
     &[BRIDGE, ("classic", false)],
     &[HOST_GW_RULES, ("ptp", true), VXLAN_RULES],
 ];
 const SAME: &str = Topology::SameNode.name();
 const ACROSS: &str = Topology::AcrossNodes.name();
 
-/// What targets compare contenders by.
+/// What targets compare contenders by, beside the wire.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum By {
     RoundTrips,
@@ -70,28 +87,48 @@ pub(super) enum By {
     Packets,
     /// Frames forwarded a second.
     Forwarding,
-    Transfers,
 }
 
 /// Whether targets are about this contender; what they are shown beside is meant as well.
 pub(super) fn are_about(by: By, topology: Topology, who: rows::Who<'_>) -> bool {
-    let named: &[Who] = match (by, topology) {
-        (By::RoundTrips, Topology::SameNode) => &[FLOOR, WIRE],
-        (By::RoundTrips, Topology::AcrossNodes) => {
-            &[FLOOR, WIRE, PODLANE, PODLANE_RULES, HOST_GW_RULES, PODLANE_VXLAN_RULES, VXLAN_RULES]
+    let (same_way, named): (&[&[Who]], &[Who]) = match (by, topology) {
+        (By::RoundTrips, Topology::SameNode) => {
+            (&SAME_WAY_ON_ONE_NODE, &[FLOOR, PODLANE, BRIDGE, HOST_GW_RULES])
         }
-        (By::Packets | By::Forwarding, Topology::SameNode) => &[],
-        (By::Packets, Topology::AcrossNodes) => &[FLOOR, PODLANE_RULES, HOST_GW_RULES],
-        (By::Forwarding, Topology::AcrossNodes) => &[FLOOR, PODLANE_RULES, PODLANE_XDP_RULES, HOST_GW_RULES],
-        (By::Transfers, Topology::SameNode) => &[FLOOR, WIRE, PODLANE],
-        (By::Transfers, Topology::AcrossNodes) => &[FLOOR, WIRE, PODLANE, PODLANE_VXLAN, VXLAN],
+        (By::RoundTrips, Topology::AcrossNodes) => {
+            (&SAME_WAY, &[FLOOR, WIRE, PODLANE, HOST_GW_RULES, PODLANE_VXLAN, VXLAN_RULES])
+        }
+        (By::Packets | By::Forwarding, Topology::SameNode) => return false,
+        (By::Packets, Topology::AcrossNodes) => (&SAME_WAY, &[FLOOR, PODLANE, HOST_GW_RULES]),
+        // Samples take a second each, and differ by little.
+        (By::Forwarding, Topology::AcrossNodes) => {
+            (&[], &[FLOOR, PODLANE_RULES, PODLANE_XDP_RULES, HOST_GW_RULES])
+        }
     };
-    let others: &[&[Who]] = match (by, topology) {
-        (By::RoundTrips, Topology::SameNode) => &POOLS,
-        (By::Transfers, _) => &[&KERNEL],
-        _ => &[],
-    };
-    named.contains(&who) || others.iter().any(|others| others.contains(&who))
+    named.contains(&who) || same_way.iter().any(|pool| pool.contains(&who) && named.contains(&pool[0]))
+}
+
+/// Whose transfers targets compare with whose, in turns with each other.
+pub(super) const fn rivals(topology: Topology) -> &'static [(Who, Who)] {
+    match topology {
+        Topology::SameNode => &[(PODLANE, BRIDGE), (PODLANE, HOST_GW), (FLOOR, BRIDGE), (FLOOR, HOST_GW)],
+        Topology::AcrossNodes => &[
+            (PODLANE, BRIDGE),
+            (PODLANE, HOST_GW),
+            (FLOOR, BRIDGE),
+            (FLOOR, HOST_GW),
+            (PODLANE_VXLAN, VXLAN),
+        ],
+    }
+}
+
+/// All that carry packets as the first of them does.
+pub(super) fn same(who: Who) -> Vec<Who> {
+    pool(&SAME_WAY, who)
+}
+
+fn pool(same_way: &[&[Who]], who: Who) -> Vec<Who> {
+    same_way.iter().find(|pool| pool.contains(&who)).map_or_else(|| vec![who], |pool| pool.to_vec())
 }
 
 /// All targets that these rows can answer for; with `network`, those between pods as well.
@@ -134,22 +171,35 @@ impl Figures<'_> {
         }
     }
 
-    fn ratio(&self, topology: &str, own: Who, other: Who, metric: &str) -> Option<f64> {
-        Some(self.get(topology, self.measured(own)?, metric)? / self.get(topology, other, metric)?)
-    }
-
-    /// What is added to the wire, as a part of it: the mean of those that are the same on one node, as each is a lab of its
-    /// own, and two of one kind differ.
-    fn overhead(&self, who: Who, metric: &str) -> Option<f64> {
-        let alone = [who];
-        let pool = POOLS.into_iter().find(|pool| pool.contains(&who)).unwrap_or(&alone);
-        let values: Vec<f64> = pool.iter().filter_map(|who| self.get(SAME, *who, metric)).collect();
+    /// The mean of those that are the same, as each is a lab of its own, and two of one kind differ.
+    fn mean(&self, same_way: &[&[Who]], topology: &str, who: Who, metric: &str) -> Option<f64> {
+        let pool = pool(same_way, who);
+        let values: Vec<f64> = pool.into_iter().filter_map(|who| self.get(topology, who, metric)).collect();
         let count = u32::try_from(values.len()).ok().filter(|count| *count > 0)?;
-        Some(values.iter().sum::<f64>() / f64::from(count) - 1.0)
+        Some(values.iter().sum::<f64>() / f64::from(count))
     }
 
+    /// Across nodes.
+    fn ratio(&self, own: Who, other: Who, metric: &str) -> Option<f64> {
+        let own = self.mean(&SAME_WAY, ACROSS, self.measured(own)?, metric)?;
+        Some(own / self.mean(&SAME_WAY, ACROSS, other, metric)?)
+    }
+
+    /// On one node, of what is added to the wire.
     fn overhead_ratio(&self, own: Who, other: Who, metric: &str) -> Option<f64> {
-        Some(self.overhead(self.measured(own)?, metric)? / self.overhead(other, metric)?)
+        let overhead = |who| Some(self.mean(&SAME_WAY_ON_ONE_NODE, SAME, who, metric)? - 1.0);
+        Some(overhead(self.measured(own)?)? / overhead(other)?)
+    }
+
+    /// What a transfer has of the speed of the best of its rivals.
+    fn of_the_best(&self, topology: Topology, own: Who, streams: u32) -> Option<f64> {
+        let rivals = rivals(topology).iter().filter(|(who, _)| *who == own);
+        let measured = self.measured(own)?;
+        let ratio = |(_, (rival, _)): &(Who, Who)| {
+            let metric = format!("tcp-{streams}-beside-{rival}");
+            self.mean(&SAME_WAY, topology.name(), measured, &metric)
+        };
+        rivals.map(ratio).collect::<Option<Vec<f64>>>()?.into_iter().min_by(f64::total_cmp)
     }
 
     fn round_trips(&self, protocol: &str, metric: &str) -> [Target; 5] {
@@ -169,17 +219,17 @@ impl Figures<'_> {
             at_most(
                 format!("across nodes, {protocol} round trip: pods ÷ hosts on the same wire"),
                 1.10,
-                self.ratio(ACROSS, PODLANE, WIRE, metric),
+                self.ratio(PODLANE, WIRE, metric),
             ),
             at_most(
                 format!("across nodes, {protocol} round trip: ÷ host-gw, netfilter on both"),
                 0.75,
-                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, metric),
+                self.ratio(PODLANE_RULES, HOST_GW_RULES, metric),
             ),
             at_most(
                 format!("across nodes, {protocol} round trip: VXLAN ÷ kernel VXLAN, netfilter on both"),
                 0.65,
-                self.ratio(ACROSS, PODLANE_VXLAN_RULES, VXLAN_RULES, metric),
+                self.ratio(PODLANE_VXLAN_RULES, VXLAN_RULES, metric),
             ),
         ]
     }
@@ -189,36 +239,30 @@ impl Figures<'_> {
             at_least(
                 "across nodes, UDP packets of 64 bytes a second on one CPU: ÷ host-gw, netfilter on both".to_owned(),
                 1.25,
-                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "udp-64-relative"),
+                self.ratio(PODLANE_RULES, HOST_GW_RULES, "udp-64-relative"),
             ),
             at_least(
                 "forwarding alone, frames from the wire to a pod a second: tc ÷ host-gw, netfilter on both".to_owned(),
                 1.5,
-                self.ratio(ACROSS, PODLANE_RULES, HOST_GW_RULES, "forwarding-relative"),
+                self.ratio(PODLANE_RULES, HOST_GW_RULES, "forwarding-relative"),
             ),
             at_least(
                 "forwarding alone, frames from the wire to a pod a second: XDP native ÷ host-gw, netfilter on both"
                     .to_owned(),
                 3.0,
-                self.ratio(ACROSS, PODLANE_XDP_RULES, HOST_GW_RULES, "forwarding-relative"),
+                self.ratio(PODLANE_XDP_RULES, HOST_GW_RULES, "forwarding-relative"),
             ),
         ];
-        for (streams, metric) in [("one stream", "tcp-1-relative"), ("8 streams", "tcp-8-relative")] {
-            for (topology, words) in [(SAME, "same node"), (ACROSS, "across nodes")] {
-                let best =
-                    KERNEL.iter().filter_map(|who| self.get(topology, *who, metric)).max_by(f64::total_cmp);
-                let own = self.measured(PODLANE).and_then(|own| self.get(topology, own, metric));
-                targets.push(at_least(
-                    format!("{words}, TCP transfer, {streams}: ÷ the best kernel contender"),
-                    1.0,
-                    own.zip(best).map(|(own, best)| own / best),
-                ));
-            }
-            targets.push(at_least(
-                format!("across nodes by VXLAN, TCP transfer, {streams}: ÷ kernel VXLAN"),
-                1.0,
-                self.ratio(ACROSS, PODLANE_VXLAN, VXLAN, metric),
-            ));
+        let transfers = [
+            (Topology::SameNode, PODLANE, "same node", "the best kernel contender"),
+            (Topology::AcrossNodes, PODLANE, "across nodes", "the best kernel contender"),
+            (Topology::AcrossNodes, PODLANE_VXLAN, "across nodes by VXLAN", "kernel VXLAN"),
+        ];
+        for (streams, words) in [(1, "one stream"), (8, "8 streams")] {
+            targets.extend(transfers.map(|(topology, own, way, rivals)| {
+                let name = format!("{way}, TCP transfer, {words}: ÷ {rivals}");
+                at_least(name, 1.0, self.of_the_best(topology, own, streams))
+            }));
         }
         targets
     }
@@ -305,14 +349,21 @@ mod tests {
     }
 
     #[test]
-    fn on_one_node_what_is_the_same_is_pooled() {
+    fn what_carries_packets_the_same_way_counts_as_one() {
+        let rules = |row: Row| Row { netfilter: Some(true), ..row };
         let rows = [
             row("bridge", SAME, "tcp-rtt-relative", 2.5),
             row("classic", SAME, "tcp-rtt-relative", 1.5),
             row("podlane", SAME, "tcp-rtt-relative", 1.125),
-            row("podlane-xdp", SAME, "tcp-rtt-relative", 1.375),
+            rules(row("podlane-xdp", SAME, "tcp-rtt-relative", 1.375)),
+            // Between nodes it does not.
+            row("podlane", ACROSS, "tcp-rtt-relative", 1.25),
+            rules(row("podlane", ACROSS, "tcp-rtt-relative", 1.75)),
+            rules(row("podlane-xdp", ACROSS, "tcp-rtt-relative", 9.0)),
+            row("wire", ACROSS, "tcp-rtt-relative", 1.0),
         ];
-        assert_eq!(all(&rows, true)[0].value, Some(0.25));
+        let targets = all(&rows, true);
+        assert_eq!((targets[0].value, targets[2].value), (Some(0.25), Some(1.5)));
     }
 
     #[test]
@@ -320,8 +371,7 @@ mod tests {
         let rows = [
             row("bridge", SAME, "tcp-rtt-relative", 1.5),
             row("tc-floor", SAME, "tcp-rtt-relative", 1.125),
-            row("vxlan", ACROSS, "tcp-1-relative", 2.0),
-            row("podlane-vxlan", ACROSS, "tcp-1-relative", 2.0),
+            row("podlane-vxlan", ACROSS, "tcp-1-beside-vxlan", 1.0),
         ];
         let targets = all(&rows, true);
         assert_eq!((targets[0].value, targets[0].floor), (None, Some(0.25)));
@@ -330,23 +380,38 @@ mod tests {
     }
 
     #[test]
+    fn transfers_are_compared_with_the_best_of_all_rivals() {
+        let mut rows = vec![row("podlane", SAME, "tcp-8-beside-bridge", 1.5)];
+        let value = |rows: &[Row]| {
+            let name = "same node, TCP transfer, 8 streams: ÷ the best kernel contender";
+            all(rows, true).into_iter().find(|target| target.name == name).unwrap().value
+        };
+        assert_eq!(value(&rows), None, "another may be better than the bridge");
+        rows.push(row("podlane", SAME, "tcp-8-beside-host-gw", 1.25));
+        assert_eq!(value(&rows), Some(1.25));
+    }
+
+    #[test]
     fn those_that_targets_are_about_are_all_that_targets_need() {
         let metrics = [
             (By::RoundTrips, &["tcp-rtt-relative", "udp-rtt-relative"][..]),
             (By::Packets, &["udp-64-relative"]),
             (By::Forwarding, &["forwarding-relative"]),
-            (By::Transfers, &["tcp-1-relative", "tcp-8-relative"]),
         ];
         let mut rows = Vec::new();
-        for (by, metrics) in metrics {
-            for kind in Kind::ALL {
-                for (topology, netfilter) in Topology::ALL.into_iter().flat_map(|t| [(t, false), (t, true)]) {
-                    if are_about(by, topology, (kind.name(), netfilter)) {
-                        rows.extend(metrics.iter().map(|metric| Row {
-                            netfilter: Some(netfilter),
-                            ..row(kind.name(), topology.name(), metric, 1.0)
-                        }));
-                    }
+        for topology in Topology::ALL {
+            for (by, metrics) in metrics {
+                let all = Kind::ALL.into_iter().flat_map(|kind| [(kind.name(), false), (kind.name(), true)]);
+                for (name, netfilter) in all.filter(|who| are_about(by, topology, *who)) {
+                    rows.extend(metrics.iter().map(|metric| Row {
+                        netfilter: Some(netfilter),
+                        ..row(name, topology.name(), metric, 1.0)
+                    }));
+                }
+            }
+            for ((own, _), (rival, _)) in rivals(topology) {
+                for streams in [1, 8] {
+                    rows.push(row(own, topology.name(), &format!("tcp-{streams}-beside-{rival}"), 1.0));
                 }
             }
         }
