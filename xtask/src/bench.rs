@@ -3,6 +3,7 @@
 
 mod cni;
 mod compare;
+mod figures;
 mod machine;
 mod network;
 mod order;

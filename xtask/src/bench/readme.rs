@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::cni;
+use super::figures::{PACKETS, TCP, UDP};
 use super::report::{Report, label};
 use super::targets::Target;
 
@@ -61,40 +62,25 @@ fn replace(text: &str, block: &str, content: &str) -> Result<String> {
     }
 }
 
-/// Contender, without and with a typical node's netfilter rules: the wire's own figures, and the others' beside it, which say
-/// the same at any speed of the machine.
+/// Contenders, without and with a typical node's netfilter rules.
 fn summary(report: &Report) -> Result<String> {
+    let [same, across] = [("same-node", "same node"), ("across-nodes", "across nodes")];
+    let columns = [(TCP, same), (UDP, same), (TCP, across), (UDP, across), (PACKETS, across)];
     let mut text = String::new();
     writeln!(
         text,
         "\nMedians of one run, IPv4, both ends on one CPU: what a round trip takes on the wire, how many times as long it takes \
          with others, measured beside the wire, and what part of its packets a second they carry.\n"
     )?;
-    writeln!(
-        text,
-        "| | TCP, same node | UDP, same node | TCP, across nodes | UDP, across nodes | UDP 64 B packets, across nodes |"
-    )?;
-    writeln!(text, "|---|--:|--:|--:|--:|--:|")?;
+    let headings = columns.iter().map(|(column, (_, words))| format!("{}, {words} |", column.heading));
+    writeln!(text, "| | {}", headings.collect::<Vec<_>>().join(" "))?;
+    writeln!(text, "|---|{}", "--:|".repeat(columns.len()))?;
     for who in report.names() {
-        let columns = [
-            ("same-node", "tcp-rtt-p50", "tcp-rtt-relative"),
-            ("same-node", "udp-rtt-p50", "udp-rtt-relative"),
-            ("across-nodes", "tcp-rtt-p50", "tcp-rtt-relative"),
-            ("across-nodes", "udp-rtt-p50", "udp-rtt-relative"),
-            ("across-nodes", "udp-64-pps", "udp-64-relative"),
-        ];
-        let columns = columns.map(|(topology, own, relative)| {
-            let is_wire = who.0 == "wire";
-            let value = report.network(topology, who, false, if is_wire { own } else { relative });
-            match value {
-                None => "–".to_owned(),
-                Some(ratio) if !is_wire => format!("{ratio:.2}"),
-                Some(rate) if own.ends_with("-pps") => format!("{:.0} k/s", rate / 1e3),
-                Some(time) => format!("{time:.1} µs"),
-            }
+        let figures = columns.iter().map(|(column, (topology, _))| {
+            column.figure(report, topology, who).unwrap_or_else(|| "–".to_owned())
         });
         let name = if who.0.starts_with("podlane") { format!("**{}**", label(who)) } else { label(who) };
-        writeln!(text, "| {name} | {} |", columns.join(" | "))?;
+        writeln!(text, "| {name} | {} |", figures.collect::<Vec<_>>().join(" | "))?;
     }
     let met = report.targets.iter().filter(|target| target.met).count();
     writeln!(
@@ -155,7 +141,11 @@ fn figures(report: &Report) -> Result<String> {
         writeln!(text, "| {} | {} | {} |", size.program, size.instructions, size.jited_bytes)?;
     }
     for topology in ["same-node", "across-nodes"] {
-        writeln!(text, "\nPod to pod, {topology}, IPv4, medians:\n\n{}", report.network_markdown(topology))?;
+        writeln!(
+            text,
+            "\nPod to pod, {topology}, IPv4, beside the wire (forwarded frames: beside `tc-floor`), medians:\n\n{}",
+            report.network_markdown(topology)
+        )?;
     }
     Ok(text)
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::network::Proof;
 use super::plan::Plan;
 use super::targets::Target;
-use super::{Parts, cni, machine};
+use super::{Parts, cni, figures, machine};
 
 /// The whole file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,18 +29,6 @@ pub(super) struct Report {
     pub(super) rows: Vec<Row>,
     pub(super) targets: Vec<Target>,
 }
-
-/// The columns of the tables: metric, heading, decimals, both topologies.
-const COLUMNS: [(&str, &str, usize); 8] = [
-    ("tcp-rtt-p50", "TCP RTT µs", 2),
-    ("udp-rtt-p50", "UDP RTT µs", 2),
-    ("udp-64-pps", "UDP 64 B/s", 0),
-    ("udp-64-overhead", "over wire ns", 0),
-    ("forwarding-pps", "forwarded/s", 0),
-    ("tcp-connections", "connections/s", 0),
-    ("tcp-1-throughput", "TCP Gbit/s", 1),
-    ("tcp-8-throughput", "8 × TCP Gbit/s", 1),
-];
 
 impl Report {
     pub(super) fn about_this_machine(plan: &Plan, parts: Parts) -> Result<Self> {
@@ -97,8 +85,10 @@ impl Report {
         }
         if !self.contenders.is_empty() {
             for (topology, words) in [("same-node", "on one node"), ("across-nodes", "across nodes")] {
-                text +=
-                    &format!("\nPod to pod {words}, IPv4, medians:\n\n{}\n", self.network_table(topology));
+                text += &format!(
+                    "\nPod to pod {words}, IPv4, beside the wire (forwarded frames: beside tc-floor), medians:\n\n{}\n",
+                    self.network_table(topology)
+                );
             }
         }
         if self.has_cni() {
@@ -142,13 +132,15 @@ impl Report {
     }
 
     fn network_table(&self, topology: &str) -> Table {
-        let mut table =
-            empty_table(["".to_owned()].into_iter().chain(COLUMNS.map(|column| column.1.to_owned())));
+        let columns: Vec<_> = figures::ALL
+            .into_iter()
+            .filter(|column| self.names().any(|who| column.figure(self, topology, who).is_some()))
+            .collect();
+        let headings = columns.iter().map(|column| column.heading.to_owned());
+        let mut table = empty_table(["".to_owned()].into_iter().chain(headings));
         for who in self.names() {
-            let figures = COLUMNS.map(|(metric, _, decimals)| {
-                let value = self.network(topology, who, false, metric);
-                number(value.map(|value| format!("{value:.decimals$}")).unwrap_or_default())
-            });
+            let figures =
+                columns.iter().map(|column| number(column.figure(self, topology, who).unwrap_or_default()));
             table.add_row([Cell::new(label(who))].into_iter().chain(figures));
         }
         table
