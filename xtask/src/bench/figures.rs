@@ -113,8 +113,7 @@ mod tests {
         ];
         let [machine, kernel, date, commit, command] = [const { String::new() }; 5];
         let (contenders, programs, targets) = Default::default();
-        let report =
-            Report { machine, kernel, date, commit, command, contenders, programs, rows, targets };
+        let report = Report { machine, kernel, date, commit, command, contenders, programs, rows, targets };
         let shown = |column: &Column, who| column.figure(&report, "same-node", (who, false));
         assert_eq!(shown(&TCP, "wire").as_deref(), Some("17.5 µs"));
         assert_eq!(shown(&TCP, "podlane").as_deref(), Some("1.04"));

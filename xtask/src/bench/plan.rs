@@ -46,7 +46,7 @@ impl Plan {
         seldom: 12,
         turns: 20,
         forwarding: 12,
-        frames: 64 * 125,
+        frames: 64 * 250,
         bulk: 2,
         transfers: 3,
         all_in_bulk: false,
