@@ -275,6 +275,7 @@ impl<'a> Turns<'a> {
     }
 
     /// Those that a target compares, in turns with each other: beside the wire, each would differ by as much for nothing.
+    /// The floor among them, or not.
     fn rivals(&mut self, what: What, floor: bool) -> Result<()> {
         self.round += 1;
         let turn = self.round;

@@ -122,7 +122,7 @@ pub(super) const fn rivals(topology: Topology) -> &'static [(Who, Who)] {
     }
 }
 
-/// All that carry packets as the first of them does.
+/// All that carry packets as this one does, between nodes as well; itself among them.
 pub(super) fn same(who: Who) -> Vec<Who> {
     pool(&SAME_WAY, who)
 }
