@@ -1,4 +1,4 @@
-//! What the benches tell their own programs (`dataplane-ebpf/src/floors.rs`); no node runs those.
+//! What the benches tell their own programs (`dataplane-ebpf/src/floors`); no node runs those.
 
 use crate::plain_old_data;
 
@@ -28,6 +28,10 @@ pub struct Scenario {
     pub flow_mask: u32,
     /// Both MAC addresses of the frame, as they stand in it.
     pub macs: [u32; 3],
+    /// The overlay's network identifier, where the overlay device has received it.
+    pub vni: u32,
+    /// The node that it came from then, an IPv4 address in host byte order.
+    pub peer: u32,
     /// The word of the IP header with TTL and checksum (IPv4), next header and hop limit (IPv6), as it stands there.
     pub hop: u32,
     /// Source addresses.
@@ -62,4 +66,4 @@ impl FloorHop {
 
 plain_old_data!(Series, Scenario, FloorHop);
 
-const _: () = assert!(size_of::<Scenario>() == 80);
+const _: () = assert!(size_of::<Scenario>() == 88);

@@ -21,6 +21,7 @@ pub mod contender;
 pub mod helm;
 pub mod lab;
 pub mod manifest;
+pub mod netfilter;
 pub mod probe;
 mod run;
 pub mod services;

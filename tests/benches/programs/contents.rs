@@ -7,11 +7,14 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use bytemuck::Zeroable as _;
 use dataplane_common::{
-    ALL_PODS, ALL_ROUTES, Ip4, Ip6, NextHopKind, PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot,
-    Settings, pod_slot, route_slot,
+    ALL_PODS, ALL_ROUTES, Ip4, Ip6, NextHopKind, NodeEntry, PodEntry, PodSlot, RouteEntry, RouteKey,
+    RouteSlot, Settings, TunnelEntry, overlay_mac, pod_slot, route_slot,
 };
 
-use crate::path::{local_pod, remote_pod};
+use crate::packet::{NODE, PEER, TUNNELLED, local_pod, remote_pod};
+
+/// Where in the map `tunnels` the peer's stands.
+const TUNNEL: u16 = 1;
 
 /// The local pods, in our maps and the floor's.
 pub struct Pods {
@@ -83,8 +86,12 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// None yet; all by these next hops on one uplink.
-    pub fn new(ours: &mut Ebpf, uplink: u32, next_hops: (Ipv4Addr, Ipv6Addr)) -> Result<Self> {
+    /// None yet but the one behind the overlay; all by these next hops on one uplink.
+    pub fn new(
+        ours: &mut Ebpf,
+        (uplink, uplink_mac): (u32, [u8; 6]),
+        next_hops: (Ipv4Addr, Ipv6Addr),
+    ) -> Result<Self> {
         let entry = |kind: NextHopKind, next_hop| RouteEntry {
             kind: kind as u16,
             ifindex: uplink,
@@ -96,8 +103,18 @@ impl Routes {
         let mut next_hop4 = [0; 16];
         next_hop4[..4].copy_from_slice(&next_hops.0.octets());
         let mut settings: Array<MapData, Settings> = take(ours, "settings")?;
-        settings.set(0, one_after_the_other(), 0)?;
-        Ok(Self {
+        let node4 = Ip4::from(NODE);
+        settings.set(0, Settings { node4, uplink_macs: [uplink_mac, [0; 6]], ..one_after_the_other() }, 0)?;
+        let mut nodes: HashMap<MapData, Ip4, NodeEntry> = take(ours, "nodes4")?;
+        nodes.insert(Ip4::from(PEER), NodeEntry { tunnel: TUNNEL.into() }, 0)?;
+        let mut source = [0; 16];
+        source[..4].copy_from_slice(&NODE.octets());
+        let kind = NextHopKind::Direct4 as u16;
+        let tunnel =
+            TunnelEntry { ifindex: uplink, kind, source, next_hop: next_hop4, ..TunnelEntry::default() };
+        let mut tunnels: Array<MapData, TunnelEntry> = take(ours, "tunnels")?;
+        tunnels.set(TUNNEL.into(), tunnel, 0)?;
+        let mut routes = Self {
             hash4: take(ours, "routes4")?,
             hash6: take(ours, "routes6")?,
             slots4: take(ours, "route_slots4")?,
@@ -105,7 +122,17 @@ impl Routes {
             entry4: entry(NextHopKind::Direct4, next_hop4),
             entry6: entry(NextHopKind::Direct6, next_hops.1.octets()),
             count: 0,
-        })
+        };
+        let key = RouteKey::new(Ip4::from(TUNNELLED), 24);
+        let mac = overlay_mac(PEER.into());
+        routes.enter4(key, RouteEntry { mac, tunnel: TUNNEL, ..entry(NextHopKind::Tunnel4, next_hop4) })?;
+        Ok(routes)
+    }
+
+    fn enter4(&mut self, key: RouteKey<Ip4>, route: RouteEntry) -> Result<()> {
+        self.hash4.insert(key, route, 0)?;
+        self.slots4.set(route_slot(key.prefix, 24), RouteSlot { key, route }, 0)?;
+        Ok(())
     }
 
     /// Adds what is missing to so many; which nodes these are.
@@ -114,9 +141,8 @@ impl Routes {
         for node in new.clone() {
             let (v4, v6) = addresses(remote_pod, node)?;
             let (key4, key6) = (RouteKey::new(v4, 24), RouteKey::new(v6, 64));
-            self.hash4.insert(key4, self.entry4, 0)?;
+            self.enter4(key4, self.entry4)?;
             self.hash6.insert(key6, self.entry6, 0)?;
-            self.slots4.set(route_slot(key4.prefix, 24), RouteSlot { key: key4, route: self.entry4 }, 0)?;
             self.slots6.set(route_slot(key6.prefix, 48), RouteSlot { key: key6, route: self.entry6 }, 0)?;
         }
         self.count = count;

@@ -9,7 +9,9 @@ mod floor;
 mod forward;
 mod measure;
 mod node;
+mod packet;
 mod path;
+mod run;
 
 use std::thread;
 

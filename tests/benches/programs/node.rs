@@ -4,27 +4,41 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::xdp::{DevMap, DevMapHash};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramInfo, SchedClassifier};
+use aya::programs::{Program, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::bench::Scenario;
-use dataplane_common::{Counter, Hook, PodEntry, Verdict, counter_index};
+use dataplane_common::{Counter, FlowGate, Hook, PodEntry, Verdict, counter_index};
 use nix::sched::{CloneFlags, setns, unshare};
 use podlane::datapath::{Features, PostRouting};
 use podlane_tests::Run;
 use podlane_tests::bench::ProgramSize;
 
 use crate::contents::{Pods, Routes, take};
-use crate::path::{End, Load, Macs, Path, remote_pod};
+use crate::packet::{Macs, NODE, PEER, remote_pod};
+use crate::path::{End, Kind, Load, Path};
 
 const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
 const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x02];
 const UPLINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x02];
 const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x0c, 0x01];
-const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
-const NEXT_HOP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
-const FLOORS: [&str; 5] = ["floor_return", "floor_lookup", "floor_fib", "restore4", "restore6"];
+const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x12);
+const FLOORS: [&str; 12] = [
+    "floor_return",
+    "floor_lookup",
+    "floor_fib",
+    "floor_wrap",
+    "floor_unwrap",
+    "floor_pass",
+    "floor_redirect",
+    "restore4",
+    "restore6",
+    "restore_overlay",
+    "receive4",
+    "receive6",
+];
 
 /// The hash maps' size.
 const MOST_PODS: u32 = 1000;
@@ -43,10 +57,12 @@ pub struct Node {
     namespace: File,
     ours: Ebpf,
     post_routing: Option<PostRouting>,
+    xdp: bool,
     floors: Ebpf,
     counters: PerCpuArray<MapData, Counter>,
     scenario: Array<MapData, Scenario>,
-    target: ProgramArray<MapData>,
+    targets: [ProgramArray<MapData>; 2],
+    gate: Array<MapData, FlowGate>,
     pods: Pods,
     routes: Routes,
     pod: u32,
@@ -62,26 +78,39 @@ impl Node {
         let namespace = File::open("/proc/thread-self/ns/net")?;
         let (pod, uplink) = devices()?;
         let mut ours = podlane::datapath::load_unpinned_sized(MOST_PODS, 8192)?;
-        let post_routing = Features::probe()?.netfilter.then(|| PostRouting::load(&ours)).transpose()?;
+        let features = Features::probe()?;
+        let post_routing = features.netfilter.then(|| PostRouting::load(&ours)).transpose()?;
         let mut floors =
             EbpfLoader::new().map_max_entries("floor_pods", MOST_PODS).load(podlane::datapath::FLOORS)?;
         for name in FLOORS {
-            program(&mut floors, name)?.load().with_context(|| format!("loading {name}"))?;
+            match program(&mut floors, name)? {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => bail!("{name} is of a kind that is not measured"),
+            }
+            .with_context(|| format!("loading {name}"))?;
         }
         let entry = PodEntry { ifindex: pod, mac: POD_MAC, host_mac: HOST_MAC };
         let pods = Pods::new(&mut ours, &mut floors, entry)?;
-        let routes = Routes::new(&mut ours, uplink, (NEXT_HOP, NEXT_HOP6))?;
+        let routes = Routes::new(&mut ours, (uplink, UPLINK_MAC), (PEER, PEER6))?;
+        let mut ports: DevMapHash<MapData> = take(&mut ours, "wire_ports")?;
+        ports.insert(pod, pod, None, 0)?;
+        let mut port: DevMap<MapData> = take(&mut floors, "floor_port")?;
+        port.set(0, pod, None, 0)?;
         let counters = take(&mut ours, "counters")?;
         let scenario = take(&mut floors, "scenario")?;
-        let target = take(&mut floors, "target")?;
+        let targets = [take(&mut floors, "target")?, take(&mut floors, "wire_target")?];
+        let gate = take(&mut ours, "flow_gate")?;
         Ok(Self {
             namespace,
             ours,
             post_routing,
+            xdp: features.xdp,
             floors,
             counters,
             scenario,
-            target,
+            targets,
+            gate,
             pods,
             routes,
             pod,
@@ -101,21 +130,22 @@ impl Node {
         let mut batch = String::new();
         for node in self.routes.grow(load.nodes)? {
             let IpAddr::V4(pod) = remote_pod(node, false) else { continue };
-            writeln!(batch, "route add {}/24 via {NEXT_HOP}", Ipv4Addr::from(u32::from(pod) & !0xff))?;
+            writeln!(batch, "route add {}/24 via {PEER}", Ipv4Addr::from(u32::from(pod) & !0xff))?;
         }
         Run::new("ip").args(["-batch", "-"]).stdin(batch).read()?;
         Ok(())
     }
 
-    /// The sizes of all programs.
+    /// The sizes of all programs that this kernel has.
     pub fn sizes(&mut self) -> Result<Vec<ProgramSize>> {
-        let hooks = [Hook::FromPod, Hook::FromWire, Hook::FromOverlay, Hook::ToPod, Hook::ToWire];
         let mut sizes = Vec::new();
-        for name in hooks.map(Hook::name) {
-            sizes.push(size(name, &self.program(name)?.info()?));
-        }
-        if let Some(program) = &self.post_routing {
-            sizes.push(size(Hook::PostRouting.name(), &program.info()?));
+        for hook in Hook::ALL {
+            match (hook, &self.post_routing) {
+                (Hook::PostRouting, Some(program)) => sizes.push(size(hook.name(), &program.info()?)),
+                (Hook::PostRouting, None) => {}
+                (Hook::XdpFromWire, _) if !self.xdp => {}
+                _ => sizes.push(size(hook.name(), &self.program(hook.name())?.info()?)),
+            }
         }
         for name in FLOORS {
             sizes.push(size(name, &self.program(name)?.info()?));
@@ -123,17 +153,35 @@ impl Node {
         Ok(sizes)
     }
 
+    /// Whether this kernel has that kind of programs.
+    pub const fn has(&self, path: &Path) -> bool {
+        match path.kind {
+            Kind::Tc => true,
+            Kind::Xdp => self.xdp,
+            Kind::Netfilter => self.post_routing.is_some(),
+        }
+    }
+
     /// Makes `program` the one that runs after the restoring one, and sets what the packets are.
-    pub fn aim(&mut self, program: &str, scenario: Scenario) -> Result<()> {
+    pub fn aim(&mut self, path: &Path, program: &str, scenario: Scenario) -> Result<()> {
         let fd = self.program(program)?.fd()?.try_clone()?;
-        self.target.set(0, &fd, 0)?;
+        self.targets[usize::from(path.kind == Kind::Xdp)].set(0, &fd, 0)?;
         self.scenario.set(0, scenario, 0)?;
         Ok(())
     }
 
-    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+    /// Says whether there are flows through the kernel's stack: then the programs look for each packet's.
+    pub fn set_stack_flows(&mut self, are_there: bool) -> Result<()> {
+        Ok(self.gate.set(0, FlowGate { open: are_there.into() }, 0)?)
+    }
+
+    pub fn program(&mut self, name: &str) -> Result<&mut Program> {
         let ebpf = if FLOORS.contains(&name) { &mut self.floors } else { &mut self.ours };
         program(ebpf, name)
+    }
+
+    pub fn post_routing(&self) -> Result<&PostRouting> {
+        self.post_routing.as_ref().context("no program of netfilter")
     }
 
     /// The device the packets come in at.
@@ -164,14 +212,13 @@ fn devices() -> Result<(u32, u32)> {
             writeln!(batch, "link set {device} up")?;
         }
     }
-    writeln!(batch, "address add 192.168.1.11/24 dev uplink")?;
-    writeln!(batch, "neighbour replace {NEXT_HOP} lladdr {} dev uplink nud permanent", mac(PEER_MAC))?;
+    writeln!(batch, "address add {NODE}/24 dev uplink")?;
+    writeln!(batch, "neighbour replace {PEER} lladdr {} dev uplink nud permanent", mac(PEER_MAC))?;
     Run::new("ip").args(["-batch", "-"]).stdin(batch).read()?;
     fs_err::write("/proc/sys/net/ipv4/ip_forward", "1")?;
     Ok((nix::net::if_::if_nametoindex("pod")?, nix::net::if_::if_nametoindex("uplink")?))
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
-    Ok(program.try_into()?)
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))
 }

@@ -15,11 +15,11 @@ use dataplane_common::{
 };
 use nix::sched::{CloneFlags, unshare};
 use podlane::datapath::{Features, PostRouting};
+use podlane_tests::netfilter;
 
 mod addresses;
 mod case;
 mod devices;
-mod netfilter;
 mod tables;
 
 pub use addresses::*;
@@ -280,7 +280,8 @@ impl Fixture {
         self.gate.set(0, FlowGate { open }, 0).unwrap();
         if case.hook == Hook::PostRouting {
             let program = self.post_routing.as_ref().unwrap();
-            return Ok((netfilter::test_run(program, &case.packet), case.packet.clone()));
+            let (action, _) = netfilter::test_run(program.fd(), &case.packet).unwrap();
+            return Ok((action, case.packet.clone()));
         }
         let mut output = vec![0; case.packet.len() + 256];
         let options = TestRunOptions {

@@ -1,45 +1,34 @@
 //! Programs for the benches only: the least that a program can do, and what runs in front of each measured one.
 //!
 //! `BPF_PROG_TEST_RUN` gives a program the same packet again and again, with what it wrote last time: TTLs run out.
-//! `restore4` and `restore6` write the headers anew, vary addresses and source port, and tail-call the program in
-//! `target`. Their own cost is that of a run whose target is `floor_return`.
+//! `restore4` and its like write the headers anew, vary addresses and source port, and tail-call the program in `target`.
+//! Their own cost is that of a run whose target is `floor_return`, or `floor_pass` for XDP.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "return codes, sizes and halves of words: small numbers that the helpers want in other types"
+    reason = "return codes and sizes: small numbers that the helpers want in other types"
 )]
 #![expect(non_upper_case_globals, reason = "the kernel and bpftool show a map under the name of its static")]
+
+mod restore;
 
 use core::mem::size_of;
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1, xdp_action,
+        BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, xdp_action,
     },
-    btf_maps::{Array, DevMap, HashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
     helpers::{
         bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_map, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_adjust_room,
     },
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use dataplane_common::{
-    Ip4, PodEntry,
-    bench::{FloorHop, Scenario, Series},
-};
-
-/// The packets to give the target.
-#[btf_map]
-static scenario: Array<Scenario, 1> = Array::new();
-
-/// The program to measure.
-#[btf_map]
-static target: ProgramArray<1> = ProgramArray::new();
-
-/// The XDP program to give frames to.
-#[btf_map]
-static wire_target: ProgramArray<1> = ProgramArray::new();
+use dataplane_common::{Ip4, PodEntry, bench::FloorHop};
+use dataplane_ebpf::{frame::ETHERNET_LEN, outer::room};
 
 /// As `pods4`, for [`floor_lookup`].
 #[btf_map]
@@ -49,6 +38,42 @@ static floor_pods: HashMap<Ip4, PodEntry, 256, { BPF_F_NO_PREALLOC as usize }> =
 #[classifier]
 fn floor_return(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// The same for XDP.
+#[xdp(frags)]
+fn floor_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Puts room for the overlay's headers in front of a packet, as any program must that wraps it.
+#[classifier]
+fn floor_wrap(ctx: TcContext) -> i32 {
+    let flags = room::ENCAP_L3_IPV4
+        | room::ENCAP_L4_UDP
+        | room::ENCAP_L2_ETH
+        | room::encap_l2(ETHERNET_LEN)
+        | room::FIXED_GSO;
+    adjust(&ctx, OVERLAY_LEN, flags)
+}
+
+/// Takes as much away.
+#[classifier]
+fn floor_unwrap(ctx: TcContext) -> i32 {
+    adjust(&ctx, -OVERLAY_LEN, room::NO_CSUM_RESET)
+}
+
+/// The overlay's headers around a packet: Ethernet, IPv4, UDP, VXLAN.
+const OVERLAY_LEN: i32 = 50;
+
+#[inline(always)]
+fn adjust(ctx: &TcContext, by: i32, flags: u64) -> i32 {
+    // SAFETY: a helper call on the program's own context.
+    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, by, BPF_ADJ_ROOM_MAC, flags) } == 0 {
+        TC_ACT_UNSPEC
+    } else {
+        TC_ACT_SHOT
+    }
 }
 
 /// One hash lookup and a redirect, as any program must that knows its pods by their addresses.
@@ -139,33 +164,6 @@ fn floor_forward(ctx: TcContext) -> i32 {
     }
 }
 
-/// Restores an IPv4 frame that `BPF_F_TEST_XDP_LIVE_FRAMES` sends again, and lets its device receive it.
-#[xdp]
-fn inject4(ctx: XdpContext) -> u32 {
-    inject(&ctx, xdp_action::XDP_PASS)
-}
-
-/// The same, given to the XDP program in `wire_target`, as the device's driver would.
-#[xdp(frags)]
-fn receive4(ctx: XdpContext) -> u32 {
-    let action = inject(&ctx, xdp_action::XDP_DROP);
-    // SAFETY: the verifier has checked both programs.
-    unsafe { wire_target.tail_call(&ctx, 0) };
-    action
-}
-
-#[inline(always)]
-fn inject(ctx: &XdpContext, action: u32) -> u32 {
-    let Some(scene) = next() else { return xdp_action::XDP_ABORTED };
-    let start = ctx.data();
-    if start + 36 > ctx.data_end() {
-        return xdp_action::XDP_ABORTED;
-    }
-    // SAFETY: offsets below the 36 bytes that are there.
-    unsafe { write_head4(start as *mut u8, scene) };
-    action
-}
-
 /// One device.
 #[btf_map]
 static floor_port: DevMap<1> = DevMap::new();
@@ -205,106 +203,6 @@ fn count_arrival() {
         // SAFETY: this CPU's own element.
         unsafe { *count += 1 };
     }
-}
-
-/// Restores an IPv4 packet and runs the target.
-#[classifier]
-fn restore4(ctx: TcContext) -> i32 {
-    let Some(scene) = next() else { return TC_ACT_SHOT };
-    let start = ctx.data();
-    if start + 36 > ctx.data_end() {
-        return TC_ACT_SHOT;
-    }
-    let packet = start as *mut u8;
-    // SAFETY: offsets below the 36 bytes that are there.
-    unsafe {
-        write_head4(packet, scene);
-        target.tail_call(&ctx, 0);
-    }
-    TC_ACT_SHOT
-}
-
-/// Restores an IPv6 packet and runs the target.
-#[classifier]
-fn restore6(ctx: TcContext) -> i32 {
-    let Some(scene) = next() else { return TC_ACT_SHOT };
-    let start = ctx.data();
-    if start + 56 > ctx.data_end() {
-        return TC_ACT_SHOT;
-    }
-    let packet = start as *mut u8;
-    // SAFETY: offsets below the 56 bytes that are there.
-    unsafe {
-        write_macs(packet, scene);
-        packet.add(20).cast::<u16>().write(scene.hop as u16);
-        for (at, series) in [(22, &scene.source), (38, &scene.destination)] {
-            let address = packet.add(at).cast::<u32>();
-            address.write(series.first[0].to_be());
-            address.add(1).write(prefix_word(series, scene.counter));
-            address.add(2).write(series.first[2].to_be());
-            address.add(3).write(host_word(series, scene.counter));
-        }
-        packet.add(54).cast::<u16>().write(port(scene));
-        target.tail_call(&ctx, 0);
-    }
-    TC_ACT_SHOT
-}
-
-/// The scenario, one packet further.
-#[inline(always)]
-fn next() -> Option<&'static Scenario> {
-    let scene = scenario.get_ptr_mut(0)?;
-    // SAFETY: the benches run one program at a time, on one CPU.
-    unsafe {
-        (*scene).counter = (*scene).counter.wrapping_add(1);
-        Some(&*scene)
-    }
-}
-
-/// # Safety
-/// `packet` has 36 bytes.
-#[inline(always)]
-unsafe fn write_head4(packet: *mut u8, scene: &Scenario) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        write_macs(packet, scene);
-        packet.add(22).cast::<u32>().write(scene.hop);
-        packet.add(26).cast::<u32>().write(host_word(&scene.source, scene.counter));
-        packet.add(30).cast::<u32>().write(host_word(&scene.destination, scene.counter));
-        packet.add(34).cast::<u16>().write(port(scene));
-    }
-}
-
-#[inline(always)]
-unsafe fn write_macs(packet: *mut u8, scene: &Scenario) {
-    let words = packet.cast::<u32>();
-    // SAFETY: the caller has checked that the packet is longer than this.
-    unsafe {
-        words.write(scene.macs[0]);
-        words.add(1).write(scene.macs[1]);
-        words.add(2).write(scene.macs[2]);
-    }
-}
-
-#[inline(always)]
-fn host_word(series: &Series, counter: u32) -> u32 {
-    series.first[3].wrapping_add(place(series, counter).wrapping_mul(series.step_host)).to_be()
-}
-
-#[inline(always)]
-fn prefix_word(series: &Series, counter: u32) -> u32 {
-    series.first[1].wrapping_add(place(series, counter).wrapping_mul(series.step_prefix)).to_be()
-}
-
-/// A plain `%` would bring a panic along.
-#[inline(always)]
-fn place(series: &Series, counter: u32) -> u32 {
-    counter.checked_rem(series.count).unwrap_or(0)
-}
-
-#[inline(always)]
-fn port(scene: &Scenario) -> u16 {
-    ((1024 + (scene.counter & scene.flow_mask)) as u16).to_be()
 }
 
 dataplane_ebpf::object!();
