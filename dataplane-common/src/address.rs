@@ -19,6 +19,10 @@ pub trait Address: Copy + Eq {
     /// those since the last multiple of 64.
     #[must_use]
     fn number(self, prefix_len: u32) -> u32;
+
+    /// All of the address in one word; those of one node's pods have different ones.
+    #[must_use]
+    fn folded(self) -> u32;
 }
 
 /// An IPv4 address.
@@ -61,6 +65,11 @@ impl Address for Ip4 {
     fn number(self, prefix_len: u32) -> u32 {
         u32::from_be_bytes(self.addr) >> (Self::BITS.wrapping_sub(prefix_len) & 31)
     }
+
+    #[inline(always)]
+    fn folded(self) -> u32 {
+        u32::from_be_bytes(self.addr)
+    }
 }
 
 impl Address for Ip6 {
@@ -92,6 +101,12 @@ impl Address for Ip6 {
         let [a, b, c, d] = self.words();
         let (high, low) = if prefix_len > 64 { (c, d) } else { (a, b) };
         (half(high, low) >> (0_u32.wrapping_sub(prefix_len) & 63)) as u32
+    }
+
+    #[inline(always)]
+    fn folded(self) -> u32 {
+        let [a, b, c, d] = self.words();
+        u32::from_be(a ^ b ^ c ^ d)
     }
 }
 

@@ -18,7 +18,10 @@ mod verdict;
 
 pub use address::{Address, Ip4, Ip6};
 pub use counter::{COUNTERS, Counter, Hook, counter_index};
-pub use flow::{FlowEntry, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD_TO_POD};
+pub use flow::{
+    FILTER_PLACES, FlowEntry, FlowFilter, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD_TO_POD,
+    filter_place,
+};
 pub use node::NodeEntry;
 pub use pod::PodEntry;
 pub use route::{NextHopKind, RouteEntry, RouteKey, overlay_mac};
@@ -30,7 +33,7 @@ pub use verdict::{DropReason, Forwarded, PassReason, VERDICTS, Verdict};
 /// The map layout: maps and links are pinned under a folder of this name. A change to a key, a value or a map's
 /// type that an older program or agent would misread gets a new one. An agent takes over what it finds under another
 /// layout's name, which is always `v` and a number.
-pub const LAYOUT: &str = if cfg!(feature = "other-version") { "v999" } else { "v1" };
+pub const LAYOUT: &str = if cfg!(feature = "other-version") { "v999" } else { "v2" };
 
 /// Marks types whose bytes may be copied to and from a map: no padding, no invalid bit patterns.
 ///

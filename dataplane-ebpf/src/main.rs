@@ -11,7 +11,7 @@ use dataplane_ebpf::{
     Exit, Forward,
     context::{Packet as _, Readable},
     count::count,
-    family::{Ipv4Header, Ipv6Header, ether_type},
+    family::{Family as _, Ipv4Header, Ipv6Header, ether_type},
     frame::ETHERNET_LEN,
     from_pod, from_wire,
     log::log_drop,
@@ -73,9 +73,8 @@ fn post_routing(ctx: *const NetfilterContext) -> i32 {
     /// `linux/netfilter.h`.
     const NF_ACCEPT: i32 = 1;
     // SAFETY: the program's context.
-    if let Some(packet) = unsafe { Sent::of(ctx) } {
-        leave(Hook::PostRouting, packet.mark, packet.size(), || note_sent(&packet));
-    }
+    let packet = unsafe { Sent::of(ctx) };
+    leave(Hook::PostRouting, packet.mark, packet.size(), || note_sent(&packet));
     NF_ACCEPT
 }
 
@@ -195,20 +194,18 @@ fn note_frame<F: Lookup>(ctx: &TcContext) -> Result<(), PassReason> {
     symmetry::note(ctx, F::of(&frame, ctx.len())?)
 }
 
-/// netfilter has a hook for each family, but the same program at both.
+/// netfilter has a hook for each family, but the same program at both. As much as IPv4's header has is there with either.
 #[inline(always)]
 fn note_sent(packet: &Sent) -> Result<(), PassReason> {
-    match packet.load::<u8>(ETHERNET_LEN).ok_or(PassReason::Malformed)? >> 4 {
-        4 => note_packet::<Ipv4Header>(packet),
-        6 => note_packet::<Ipv6Header>(packet),
-        _ => Err(PassReason::NotIp),
+    let ip: Ipv4Header = packet.load(ETHERNET_LEN).ok_or(PassReason::Malformed)?;
+    if ip.version_matches() {
+        return symmetry::note(packet, ip.checked(packet.size())?);
     }
-}
-
-#[inline(always)]
-fn note_packet<F: Lookup>(packet: &Sent) -> Result<(), PassReason> {
-    let ip: F = packet.load(ETHERNET_LEN).ok_or(PassReason::Malformed)?;
-    symmetry::note(packet, ip.checked(packet.size())?)
+    let ip: Ipv6Header = packet.load(ETHERNET_LEN).ok_or(PassReason::Malformed)?;
+    if ip.version_matches() {
+        return symmetry::note(packet, ip.checked(packet.size())?);
+    }
+    Err(PassReason::NotIp)
 }
 
 /// The policy table: verdict, counter, return code. `TC_ACT_UNSPEC` (which tcx calls `TCX_NEXT`) lets other tools'

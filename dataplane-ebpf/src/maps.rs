@@ -2,13 +2,13 @@
 #![expect(non_upper_case_globals, reason = "the kernel and bpftool show a map under the name of its static")]
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use dataplane_common::{
-    COUNTERS, Counter, FlowEntry, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, POD_SLOTS, PodEntry, PodSlot,
-    ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
+    COUNTERS, Counter, FlowEntry, FlowFilter, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, POD_SLOTS, PodEntry,
+    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
 };
 
 /// Entries are allocated as they come: an empty map costs its buckets only.
@@ -66,6 +66,11 @@ pub static stack_flows6: LruHashMap<FlowKey<Ip6>, FlowEntry, FLOWS> = LruHashMap
 /// Whether there may be such flows; one element.
 #[btf_map]
 pub static flow_gate: Array<FlowGate, 1> = Array::new();
+
+/// Between which pods there may be such flows: two, in turns. The agent writes to it in its own memory, as an update by
+/// system call would undo what the programs write meanwhile.
+#[btf_map]
+pub static flow_filter: Array<FlowFilter, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Peer nodes by IPv4 address: who may send through the overlay.
 #[btf_map]

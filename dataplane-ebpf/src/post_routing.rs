@@ -40,23 +40,37 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// The program's packet; never `None` in a kernel that is as its BTF says.
+    /// The program's packet.
     ///
     /// # Safety
     /// `ctx` is the context that the kernel has called the program with.
     #[inline(always)]
     #[must_use]
-    pub unsafe fn of(ctx: *const NetfilterContext) -> Option<Self> {
-        // SAFETY: by the caller's promise.
+    pub unsafe fn of(ctx: *const NetfilterContext) -> Self {
+        // SAFETY: the caller's promise.
         let skb = unsafe { (*ctx).skb };
-        let len: u32 = read(skb, SKB_LEN_OFFSET.load())?;
-        Some(Self {
-            data: read(skb, SKB_DATA_OFFSET.load())?,
-            linear: len.wrapping_sub(read(skb, SKB_DATA_LEN_OFFSET.load())?),
-            len,
-            mark: read(skb, SKB_MARK_OFFSET.load())?,
-        })
+        // SAFETY: by the caller's promise a packet's structure, of which these are whole members.
+        unsafe {
+            let len: u32 = member(skb, &SKB_LEN_OFFSET);
+            Self {
+                data: member(skb, &SKB_DATA_OFFSET),
+                linear: len.wrapping_sub(member(skb, &SKB_DATA_LEN_OFFSET)),
+                len,
+                mark: member(skb, &SKB_MARK_OFFSET),
+            }
+        }
     }
+}
+
+/// A member of the packet's structure. The verifier lets programs of netfilter read it as it is, where it knows the offset:
+/// the agent's constants are read-only. No helper is called.
+///
+/// # Safety
+/// There is a `T` at this offset of the structure.
+#[inline(always)]
+unsafe fn member<T>(skb: *const u8, offset: &Global<u32>) -> T {
+    // SAFETY: the caller's promise; the kernel's structures are aligned.
+    unsafe { skb.add(offset.load() as usize).cast::<T>().read() }
 }
 
 impl Readable for Sent {

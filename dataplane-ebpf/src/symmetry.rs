@@ -5,14 +5,14 @@
 //! a service's address has become a pod's.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use dataplane_common::{FlowEntry, FlowGate, FlowKey, PassReason};
+use dataplane_common::{FlowEntry, FlowGate, FlowKey, PassReason, filter_place};
 
 use crate::{
     Exit,
     context::Readable,
     frame::Frame,
     lookup::Lookup,
-    maps::flow_gate,
+    maps::{flow_filter, flow_gate},
     transport::{ICMP_LEN, Kind, classify, protocol, quoted},
 };
 
@@ -26,8 +26,9 @@ const REFRESH: u64 = 1_000_000_000;
 #[inline(always)]
 pub fn check<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> Result<(), Exit> {
     match flow_gate.get(0) {
-        Some(FlowGate { open: 0 }) | None => Ok(()),
-        Some(FlowGate { open: FlowGate::ALL }) => Err(PassReason::StackFlow.into()),
+        Some(FlowGate { state: FlowGate::SHUT }) | None => Ok(()),
+        Some(FlowGate { state: FlowGate::ALL }) => Err(PassReason::StackFlow.into()),
+        Some(gate) if is_between_others(*gate, ip) => Ok(()),
         Some(_) => match judge(packet, base, ip) {
             FREE => Ok(()),
             STACK => Err(PassReason::StackFlow.into()),
@@ -35,6 +36,19 @@ pub fn check<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> Result<(
             _ => Err(PassReason::Fragment.into()),
         },
     }
+}
+
+/// Whether a packet is no ICMP error, and between pods that have no flow through the stack in this direction.
+#[inline(always)]
+fn is_between_others<F: Lookup>(gate: FlowGate, ip: &F) -> bool {
+    if !matches!(ip.protocol(), protocol::TCP | protocol::UDP | protocol::SCTP) {
+        return false;
+    }
+    let place = filter_place(ip.source(), ip.destination());
+    flow_filter.get_ptr(gate.filter()).is_some_and(|filter| {
+        // SAFETY: a byte of the map's element; the place is within it.
+        unsafe { filter.cast::<u8>().add(place as usize).read() == 0 }
+    })
 }
 
 /// What [`judge`] says: numbers, as a function of BPF returns nothing larger.
@@ -83,7 +97,7 @@ pub fn is_about_fast_path<F: Lookup>(packet: &impl Readable, base: usize, ip: &F
 #[inline(never)]
 fn judge_foreign_error<F: Lookup>(packet: &impl Readable, base: usize, ip: &F) -> u64 {
     let start = base + Frame::<F>::HEAD_LEN;
-    if matches!(flow_gate.get(0), Some(FlowGate { open: FlowGate::ALL })) {
+    if matches!(flow_gate.get(0), Some(FlowGate { state: FlowGate::ALL })) {
         return STACK;
     }
     if ip.has_options() || ip.is_fragment() || !packet.load(start).is_some_and(F::icmp_is_error) {
@@ -111,16 +125,35 @@ pub fn note<F: Lookup>(packet: &impl Readable, ip: &F) -> Result<(), PassReason>
         Some(flow) => refresh(flow),
         None => F::note_flow(&key, &FlowEntry::seen(now())),
     }
-    // Behind the entry: whoever sees the gate open finds the entry.
+    // Behind the entry: whoever sees a mark, or the gate open, finds the entry.
+    let place = filter_place(key.source, key.destination);
+    for filter in [FlowGate::FIRST, FlowGate::SECOND].map(|state| FlowGate { state }.filter()) {
+        mark(filter, place);
+    }
     if let Some(gate) = flow_gate.get_ptr_mut(0) {
         // SAFETY: the map's own element; a word is written whole.
         unsafe {
-            if (*gate).open == 0 {
-                (*gate).open = 1;
+            if (*gate).state == FlowGate::SHUT {
+                (*gate).state = FlowGate::FIRST;
             }
         }
     }
     Ok(())
+}
+
+/// Says in a filter that there is a flow at this place.
+#[inline(always)]
+fn mark(filter: u32, place: u32) {
+    if let Some(filter) = flow_filter.get_ptr_mut(filter) {
+        // SAFETY: a byte of the map's element; the place is within it. It is read first, so that CPUs that note other
+        // flows of the same pods do not take its cache line from each other.
+        unsafe {
+            let place = filter.cast::<u8>().add(place as usize);
+            if place.read() == 0 {
+                place.write(1);
+            }
+        }
+    }
 }
 
 /// The flow lives, in whichever direction: conntrack sees both as well. Some offloads of the kernel (flow tables) let

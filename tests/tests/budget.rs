@@ -20,10 +20,10 @@ use podlane::datapath::{Features, PostRouting};
 /// Most instructions of each program, as loaded (the verifier's dead code removed), and most that the verifier walks:
 /// Linux 6.1's walks up to half as many again as later ones.
 const PROGRAMS: [(Hook, u32, u32); 7] = [
-    (Hook::FromPod, 2700, 15500),
-    (Hook::FromWire, 4900, 35000),
+    (Hook::FromPod, 2800, 16500),
+    (Hook::FromWire, 5050, 35000),
     (Hook::FromOverlay, 2800, 11500),
-    (Hook::XdpFromWire, 3750, 35000),
+    (Hook::XdpFromWire, 3900, 35000),
     (Hook::ToPod, 1750, 5500),
     (Hook::ToWire, 1750, 5500),
     (Hook::PostRouting, 1800, 7000),

@@ -65,9 +65,13 @@ impl Fixture {
         }
         for node in self.lab.nodes() {
             let gate = pins::entries(node.agent()?, "flow_gate")?;
-            let open = gate.first().and_then(|entry| entry.get("value")?.get("open")?.as_u64());
+            let open = gate.first().and_then(|entry| entry.get("value")?.get("state")?.as_u64());
             // Only the node that rewrites has to know.
-            ensure!(node.name() == self.client.node() || open == Some(1), "{}: {gate:?}", node.name());
+            ensure!(
+                node.name() == self.client.node() || matches!(open, Some(1 | 3)),
+                "{}: {gate:?}",
+                node.name()
+            );
         }
         Ok(())
     }

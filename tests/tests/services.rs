@@ -145,7 +145,7 @@ fn stays_on_the_fast_path(lab: &Lab, traffic: Traffic, path: &Path<'_>) -> anyho
 
 fn gate_is_open(node: &Node) -> anyhow::Result<bool> {
     let entries = pins::entries(node.agent()?, "flow_gate")?;
-    let open = entries.first().and_then(|entry| entry.get("value")?.get("open")?.as_u64());
+    let open = entries.first().and_then(|entry| entry.get("value")?.get("state")?.as_u64());
     Ok(open.with_context(|| format!("flow_gate: {entries:?}"))? != 0)
 }
 

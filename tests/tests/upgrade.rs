@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use dataplane_common::LAYOUT;
 use podlane_tests::lab::{Agent, Node, Pod};
 use podlane_tests::probe::path::{Family, Path};
 use podlane_tests::probe::{counters, failures, ping, pins, state, steady::Steady, tcp};
@@ -98,7 +99,7 @@ fn run(topology: Topology, attach: &str, xdp: &str) -> anyhow::Result<()> {
         exchange(agent, version)?;
         times.push(begin.elapsed());
         let found = layouts(agent)?;
-        let expected = if round / 2 % 2 == 0 { "v999" } else { "v1" };
+        let expected = if round / 2 % 2 == 0 { "v999" } else { LAYOUT };
         ensure!(found == [expected.to_owned()].into(), "{found:?}; the log:\n{}", agent.log());
         let flows = pins::entries(agent, "stack_flows4")?;
         ensure!(!flows.is_empty(), "flows of the service are lost: {flows:?}; the log:\n{}", agent.log());
@@ -156,7 +157,7 @@ fn nor_with_xdp_and_an_overlay() -> anyhow::Result<()> {
 /// Without what differs between the versions: the folders' names.
 fn state_of(node: &Node) -> anyhow::Result<BTreeSet<String>> {
     let keep = |line: &String| !line.starts_with("pods4") && !line.starts_with("pods6");
-    let plain = |line: String| line.replace(" linkdown", "").replace("/v999/", "/v1/");
+    let plain = |line: String| line.replace(" linkdown", "").replace("/v999/", &format!("/{LAYOUT}/"));
     Ok(state::of(node)?.into_iter().filter(keep).map(plain).collect())
 }
 
@@ -254,7 +255,7 @@ fn until_the_cluster_is_known_the_former_agents_programs_forward() -> anyhow::Re
     std::thread::sleep(Duration::from_millis(200));
     ensure!(agent.get("/readyz")?.0 == 503, "ready without a cluster");
     ensure!(warnings(agent)?.contains("until the cluster is known"), "{}", warnings(agent)?);
-    ensure!(layouts(agent)? == ["v1".to_owned(), "v999".to_owned()].into(), "{:?}", layouts(agent)?);
+    ensure!(layouts(agent)? == [LAYOUT.to_owned(), "v999".to_owned()].into(), "{:?}", layouts(agent)?);
     ensure!(counters::forwarded_by(lab.nodes())? == forwarded, "the kernels forward");
     fs_err::rename(&aside, &cluster)?;
     agent.wait_ready()?;

@@ -19,6 +19,7 @@ use crate::failpoint::step;
 const COUNTERS: &str = "counters";
 const FLOWS: [&str; 2] = ["stack_flows4", "stack_flows6"];
 const GATE: &str = "flow_gate";
+const FILTER: &str = "flow_filter";
 
 /// Pins the former layouts' maps in our own folder, where they are of the shape that our programs expect. Returns
 /// whether flows are noted in maps that our programs cannot read.
@@ -26,10 +27,14 @@ pub(super) fn share(own: &Path, former: &[PathBuf], options: &Options) -> anyhow
     // Maps to look at: made as our object wants them, pinned nowhere, gone again at the end.
     let expected = load(None, options, &Globals::default())?;
     let mut apart = false;
-    for name in FLOWS.into_iter().chain([GATE, COUNTERS]) {
+    for name in FLOWS.into_iter().chain([GATE, FILTER, COUNTERS]) {
         let wanted = Shape::of(&info_of(&expected, name)?)?;
         for dir in former {
-            let Some(theirs) = sys::open(&dir.join(name))? else { continue };
+            let Some(theirs) = sys::open(&dir.join(name))? else {
+                // Programs of layouts without the filter note flows that it does not have.
+                apart |= name == FILTER;
+                continue;
+            };
             let place = own.join(name);
             let their_info = sys::map_info(&theirs)?;
             let same = match sys::open(&place)? {
@@ -113,6 +118,11 @@ fn info_of(ebpf: &Ebpf, name: &str) -> anyhow::Result<MapInfo> {
 
 #[cfg(test)]
 mod tests {
+    use nix::{
+        mount::{MsFlags, mount, umount},
+        sched::{CloneFlags, unshare},
+    };
+
     use super::*;
 
     #[test]
@@ -124,5 +134,35 @@ mod tests {
         assert_eq!(shape("stack_flows4"), shape("stack_flows4"));
         assert_ne!(shape("stack_flows4"), shape("stack_flows6"));
         assert!(shape("stack_flows4").to(&shape("stack_flows6")).is_none());
+    }
+    /// Runs on a BPF file system of its own, which ends with the thread's mount namespace.
+    fn on_a_bpf_file_system(check: impl FnOnce(&Path) + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+            check(dir.path());
+            umount(dir.path()).unwrap();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn flows_are_shared_unless_the_former_layout_has_no_filter() {
+        on_a_bpf_file_system(|dir| {
+            let [former, first, second] = ["former", "first", "second"].map(|name| dir.join(name));
+            [&former, &first, &second].into_iter().for_each(|dir| fs_err::create_dir(dir).unwrap());
+            let options = Options::new(dir.to_owned());
+            drop(load(Some(&former), &options, &Globals::default()).unwrap());
+            assert!(!share(&first, std::slice::from_ref(&former), &options).unwrap());
+            for name in FLOWS.into_iter().chain([GATE, FILTER, COUNTERS]) {
+                let id = |dir: &Path| sys::map_info(sys::open(&dir.join(name)).unwrap().unwrap()).unwrap().id;
+                assert_eq!(id(&first), id(&former), "{name}");
+            }
+            fs_err::remove_file(former.join(FILTER)).unwrap();
+            assert!(share(&second, &[former], &options).unwrap());
+        });
     }
 }

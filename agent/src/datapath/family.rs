@@ -15,7 +15,7 @@ use aya::{
 use bytemuck::Zeroable;
 use dataplane_common::{
     ALL_PODS, ALL_ROUTES, Address, FlowEntry, FlowKey, NodeEntry, PREFIX_LENGTHS, PodEntry, PodSlot,
-    RouteEntry, RouteKey, RouteSlot, pod_slot, route_slot,
+    RouteEntry, RouteKey, RouteSlot, filter_place, pod_slot, route_slot,
 };
 
 use super::{
@@ -243,13 +243,21 @@ where
         Ok(routes.map(|route| u32::from(route.tunnel)).filter(|number| *number != 0))
     }
 
-    pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
+    /// Forgets the flows that are too old, and tells the others' places in the filter; returns how many these are.
+    pub(super) fn sweep_flows(
+        &mut self,
+        now: Duration,
+        ages: FlowAges,
+        mut remains: impl FnMut(u32),
+    ) -> anyhow::Result<usize> {
         let flows: Vec<(FlowKey<A>, FlowEntry)> = self.flows.iter().collect::<Result<_, _>>()?;
         let mut remaining = flows.len();
         for (key, flow) in flows {
             if now.saturating_sub(Duration::from_nanos(flow.last_seen)) > ages.of(key.protocol) {
                 absent_is_fine(self.flows.remove(&key))?;
                 remaining -= 1;
+            } else {
+                remains(filter_place(key.source, key.destination));
             }
         }
         Ok(remaining)
@@ -257,6 +265,12 @@ where
 
     pub(super) fn has_no_flows(&self) -> anyhow::Result<bool> {
         Ok(self.flows.keys().next().transpose()?.is_none())
+    }
+
+    /// Enters a flow, as the programs do.
+    #[cfg(test)]
+    pub(super) fn note(&mut self, key: &FlowKey<A>, entry: FlowEntry) {
+        self.flows.insert(key, entry, 0).unwrap();
     }
 
     /// What the kernel has at the place of this pod.

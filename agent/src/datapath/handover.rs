@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use dataplane_common::{FlowGate, Hook};
+use dataplane_common::Hook;
 
 use super::{
     AttachMode, XdpMode, attach, carry, maps::Maps, pins::Pins, program, redirect_errors, remove, xdp,
@@ -96,7 +96,7 @@ impl Handover {
     /// mended by the passes that look for programs that are not attached.
     pub(super) fn finish(&self, scene: &mut Scene<'_>) -> anyhow::Result<()> {
         if self.flows_apart {
-            scene.maps.set_flow_gate(FlowGate::ALL)?;
+            scene.maps.pass_all_flows()?;
             step("flow gate set for all");
         }
         for (_, interface, hook) in &self.tc {
@@ -130,7 +130,7 @@ impl Handover {
         if self.flows_apart {
             // From here on the former layouts' programs, where any are left, note nothing that counts.
             carry::merge_flows(scene.dir, &self.layouts)?;
-            scene.maps.set_flow_gate(1)?;
+            scene.maps.pass_known_flows()?;
             step("flow gate opened");
         }
         for dir in &self.layouts {

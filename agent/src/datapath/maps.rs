@@ -22,6 +22,7 @@ use dataplane_common::{
 use ipnetwork::IpNetwork;
 
 use super::family::{FamilyMaps, Lengths, absent_is_fine, take};
+use super::flow_filter::FlowFilter;
 use super::tunnels::Tunnels;
 use crate::pods::PodEndpoint;
 
@@ -29,7 +30,7 @@ pub use route::{PeerNextHop, PeerRoute};
 use route::{entry, underlay};
 
 /// The maps that are pinned, under these names.
-pub(super) const NAMES: [&str; 17] = [
+pub(super) const NAMES: [&str; 18] = [
     "pods4",
     "pods6",
     "routes4",
@@ -43,6 +44,7 @@ pub(super) const NAMES: [&str; 17] = [
     "stack_flows4",
     "stack_flows6",
     "flow_gate",
+    "flow_filter",
     "tunnels",
     "wire_ports",
     "settings",
@@ -67,6 +69,7 @@ pub(super) struct Maps {
     tunnels: Tunnels,
     wire_ports: DevMapHash<MapData>,
     flow_gate: Array<MapData, FlowGate>,
+    flow_filter: FlowFilter,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
     /// How many flows the last sweep has left, by family.
@@ -94,6 +97,7 @@ impl Maps {
             tunnels: Tunnels::new(take(ebpf, "tunnels")?),
             wire_ports: take(ebpf, "wire_ports")?,
             flow_gate: take(ebpf, "flow_gate")?,
+            flow_filter: FlowFilter::map(ebpf)?,
             settings,
             counters: take(ebpf, "counters")?,
             swept: [0; 2],
@@ -305,25 +309,47 @@ impl Maps {
     /// Forgets the flows that the stack has not touched for so long that the kernel has forgotten them too, and
     /// shuts the gate when none is left. `now` is `CLOCK_MONOTONIC`; returns how many flows remain.
     pub(super) fn sweep_flows(&mut self, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
-        if self.flow_gate.get(&0, 0).context("reading flow_gate")?.open == 0 {
-            self.swept = [0; 2];
-            return Ok(0);
-        }
-        self.swept = [self.v4.sweep_flows(now, ages)?, self.v6.sweep_flows(now, ages)?];
-        let remaining = self.swept.iter().sum();
-        if remaining == 0 {
-            self.flow_gate.set(0, FlowGate { open: 0 }, 0).context("writing flow_gate")?;
-            // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
-            if !self.v4.has_no_flows()? || !self.v6.has_no_flows()? {
-                self.flow_gate.set(0, FlowGate { open: 1 }, 0).context("writing flow_gate")?;
+        let other = match self.flow_gate.get(&0, 0).context("reading flow_gate")?.state {
+            FlowGate::SHUT => {
+                self.swept = [0; 2];
+                return Ok(0);
             }
+            FlowGate::FIRST => FlowGate::SECOND,
+            _ => FlowGate::FIRST,
+        };
+        let remaining = self.filter_flows(other, now, ages)?;
+        self.set_flow_gate(if remaining == 0 { FlowGate::SHUT } else { other })?;
+        // A flow noted meanwhile has found the gate open and left it so: look again now that it is shut.
+        if remaining == 0 && (!self.v4.has_no_flows()? || !self.v6.has_no_flows()?) {
+            self.set_flow_gate(other)?;
         }
         Ok(remaining)
     }
 
-    /// Opens or shuts the gate of the flows through the stack.
-    pub(super) fn set_flow_gate(&mut self, open: u32) -> anyhow::Result<()> {
-        self.flow_gate.set(0, FlowGate { open }, 0).context("writing flow_gate")
+    /// Fills the filter of that state of the gate with the flows that are not too old, and forgets the others. It must not
+    /// be in use. Flows that are gone leave a filter by its being made anew.
+    fn filter_flows(&mut self, state: u32, now: Duration, ages: FlowAges) -> anyhow::Result<usize> {
+        let filter = &self.flow_filter;
+        filter.clear(state);
+        let remains = |place| filter.mark(state, place);
+        self.swept = [self.v4.sweep_flows(now, ages, remains)?, self.v6.sweep_flows(now, ages, remains)?];
+        Ok(self.swept.iter().sum())
+    }
+
+    /// Sends all flows between pods through the stack, see [`FlowGate::ALL`].
+    pub(super) fn pass_all_flows(&mut self) -> anyhow::Result<()> {
+        self.set_flow_gate(FlowGate::ALL)
+    }
+
+    /// Sends only those flows through the stack that are in the maps, however old.
+    pub(super) fn pass_known_flows(&mut self) -> anyhow::Result<()> {
+        let ages = FlowAges { tcp: Duration::MAX, other: Duration::MAX };
+        self.filter_flows(FlowGate::FIRST, Duration::ZERO, ages)?;
+        self.set_flow_gate(FlowGate::FIRST)
+    }
+
+    fn set_flow_gate(&mut self, state: u32) -> anyhow::Result<()> {
+        self.flow_gate.set(0, FlowGate { state }, 0).context("writing flow_gate")
     }
 
     /// How many entries the hash maps have; those of flows, which can be many, at the last sweep.

@@ -8,6 +8,7 @@ mod bpffs;
 mod carry;
 mod family;
 mod features;
+mod flow_filter;
 mod handover;
 mod kernel_types;
 mod load;

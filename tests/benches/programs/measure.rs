@@ -16,7 +16,9 @@ pub struct Effort {
     rounds: usize,
     /// The same of those that a target names.
     rounds_for_targets: usize,
+    /// Each flow has one at least.
     packets: Packets,
+    packets_for_targets: Packets,
 }
 
 impl Effort {
@@ -24,17 +26,23 @@ impl Effort {
         if path.has_target { self.rounds_for_targets } else { self.rounds }
     }
 
+    const fn packets(self, path: &Path) -> Packets {
+        if path.has_target { self.packets_for_targets } else { self.packets }
+    }
+
     pub const QUICK: Self = Self {
         loads: 10,
         rounds: 1,
         rounds_for_targets: 20,
-        packets: Packets { restored: 65_536, new: 256 },
+        packets: Packets { restored: 32_768, new: 256 },
+        packets_for_targets: Packets { restored: 65_536, new: 256 },
     };
     pub const FULL: Self = Self {
         loads: 15,
         rounds: 5,
         rounds_for_targets: 10,
-        packets: Packets { restored: 131_072, new: 1024 },
+        packets: Packets { restored: 65_536, new: 1024 },
+        packets_for_targets: Packets { restored: 131_072, new: 1024 },
     };
 }
 
@@ -68,13 +76,13 @@ impl Measured {
                 if round > effort.rounds(path) || !node.has(path) {
                     continue;
                 }
-                let mut other = || run(beside.0, path, path.program, beside.1, effort.packets);
-                let empty = run(node, path, path.kind.empty(), self.load, effort.packets)?;
+                let packets = effort.packets(path);
+                let mut other = || run(beside.0, path, path.program, beside.1, packets);
+                let empty = run(node, path, path.kind.empty(), self.load, packets)?;
                 let first = if path.has_target { Some(other()?) } else { None };
-                let time = run(node, path, path.program, self.load, effort.packets)?;
+                let time = run(node, path, path.program, self.load, packets)?;
                 let second = if path.has_target { Some(other()?) } else { None };
-                let empty =
-                    f64::midpoint(empty, run(node, path, path.kind.empty(), self.load, effort.packets)?);
+                let empty = f64::midpoint(empty, run(node, path, path.kind.empty(), self.load, packets)?);
                 // The first round warms caches and branch predictors up.
                 if round > 0 {
                     taken.with_restoring.push(Paced { value: time, slowness: empty });

@@ -67,6 +67,7 @@ pub struct Node {
     routes: Routes,
     pod: u32,
     uplink: u32,
+    flow: u32,
 }
 
 impl Node {
@@ -115,6 +116,7 @@ impl Node {
             routes,
             pod,
             uplink,
+            flow: 0,
         })
     }
 
@@ -170,14 +172,21 @@ impl Node {
         Ok(())
     }
 
-    /// Says whether there are flows through the kernel's stack: then the programs look for each packet's.
+    /// Says whether there are flows through the kernel's stack.
     pub fn set_stack_flows(&mut self, are_there: bool) -> Result<()> {
-        Ok(self.gate.set(0, FlowGate { open: are_there.into() }, 0)?)
+        let state = if are_there { FlowGate::FIRST } else { FlowGate::SHUT };
+        Ok(self.gate.set(0, FlowGate { state }, 0)?)
     }
 
     pub fn program(&mut self, name: &str) -> Result<&mut Program> {
         let ebpf = if FLOORS.contains(&name) { &mut self.floors } else { &mut self.ours };
         program(ebpf, name)
+    }
+
+    /// A flow after the other.
+    pub const fn next_flow(&mut self) -> u32 {
+        self.flow = self.flow.wrapping_add(1);
+        self.flow
     }
 
     pub fn post_routing(&self) -> Result<&PostRouting> {

@@ -65,12 +65,12 @@ fn restored(node: &mut Node, path: &Path, program: &str, load: Load, packets: u3
     Ok(time.as_secs_f64() * 1e9 / f64::from(packets))
 }
 
-/// New packets, by the kernel's clock around each: the median.
+/// New packets, by the kernel's clock around each: the median. There are fewer than flows: the next ones are of others.
 fn new(node: &mut Node, path: &Path, program: &str, load: Load, packets: u32) -> Result<f64> {
     let macs = node.macs(path);
     let mut times = Samples::default();
-    for packet in 0..packets {
-        let packet = path.packet(load, macs, packet & (load.flows - 1))?;
+    for _ in 0..packets {
+        let packet = path.packet(load, macs, node.next_flow() & (load.flows - 1))?;
         let (action, time) = if path.kind == Kind::Netfilter && program == path.program {
             let (action, time) = netfilter::test_run(node.post_routing()?.fd(), &packet)?;
             (action.cast_unsigned(), time)

@@ -200,6 +200,9 @@ impl Contender {
         };
         built.leave_pacing()?;
         built.wait_reachable()?;
+        if netfilter {
+            netfilter::use_services(&built.lab, &built.same_node, &built.across_nodes)?;
+        }
         Ok(built)
     }
 

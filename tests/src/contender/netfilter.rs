@@ -1,10 +1,13 @@
 //! A typical node's netfilter: conntrack, masquerading, and the rules that kube-proxy makes for 1,000 services.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::{Endpoint, Pair};
 use crate::lab::{Lab, Node};
 
 const SERVICES: u16 = 1000;
@@ -32,6 +35,33 @@ fn load(node: &Node, tool: &str, ipv6: bool) -> Result<()> {
     let own = own.with_context(|| format!("{} has no pod CIDR of that family", node.name()))?;
     let rules = rules(&own.to_string(), ipv6)?;
     node.command([tool]).stdin(rules).read().map(|_| ())
+}
+
+/// Has a pod of each node use a service, as there is one that does on any node of a cluster: then there are flows that go
+/// through the stack. They are between the two pods that are not measured with each other.
+pub(super) fn use_services(lab: &Lab, same_node: &Pair, across_nodes: &Pair) -> Result<()> {
+    let (one, other) = (&same_node.server, &across_nodes.server);
+    for (node, client, backend) in [(lab.node(1), one, other), (lab.node(2), other, one)] {
+        use_service(node, client, backend).with_context(|| format!("a service on {}", node.name()))?;
+    }
+    Ok(())
+}
+
+fn use_service(node: &Node, client: &Endpoint, backend: &Endpoint) -> Result<()> {
+    let service = SocketAddr::from((Ipv4Addr::new(10, 96, 0, 1), 443));
+    let Some(IpAddr::V4(backend)) = backend.address(false) else {
+        anyhow::bail!("{} has no IPv4 address", backend.namespace.name())
+    };
+    let (address, port, to) =
+        (service.ip().to_string(), service.port().to_string(), format!("{backend}:6443"));
+    let which = ["-d", &address, "-p", "tcp", "--dport", &port, "-j", "DNAT", "--to-destination", &to];
+    let rule = [&["iptables-nft", "-t", "nat", "-I", "KUBE-SERVICES"], &which[..]].concat();
+    node.command(rule).read()?;
+    match client.namespace.run(|| TcpStream::connect_timeout(&service, Duration::from_secs(5)))? {
+        // Nobody listens: the answer comes back by the stack all the same.
+        Err(error) if error.kind() != ErrorKind::ConnectionRefused => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// `iptables-save` of a node with kube-proxy (mode iptables) and flannel, comments left out.

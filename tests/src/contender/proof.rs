@@ -174,9 +174,17 @@ fn programs(contender: &Contender) -> Result<Vec<String>> {
                 "{}'s programs counted {local} packets to local pods, {out} to the peer, {into} from it",
                 node.name()
             );
+            let flows = pins::entries(agent, "stack_flows4")?.len();
+            let gate = pins::entries(agent, "flow_gate")?;
+            let shut = gate.first().is_some_and(|entry| entry["value"]["state"] == 0);
+            ensure!(
+                (flows > 0, shut) == (contender.netfilter, !contender.netfilter),
+                "{}: {flows} flows through the stack, and their gate is {gate:?}",
+                node.name()
+            );
             let (status, _) = agent.status()?;
             Ok(format!(
-                "{}: programs attached by {}; packets from pods to local pods {local}, to the peer {out}, from the wire to pods {into}",
+                "{}: programs attached by {}; packets from pods to local pods {local}, to the peer {out}, from the wire to pods {into}; flows through the stack {flows}",
                 node.name(),
                 status["attach"].as_str().unwrap_or_default(),
             ))

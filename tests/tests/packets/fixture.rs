@@ -1,6 +1,7 @@
 //! The loaded programs on a small node of their own: a network namespace with two pods' interfaces and an uplink.
 
 use std::mem::{offset_of, size_of};
+use std::net::Ipv4Addr;
 
 use aya::{
     Ebpf,
@@ -9,9 +10,9 @@ use aya::{
 };
 use aya_ebpf_bindings::bindings::__sk_buff;
 use dataplane_common::{
-    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind, NodeEntry,
-    PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry, Verdict, counter_index,
-    pod_slot, route_slot,
+    ALL_PODS, ALL_ROUTES, Counter, FlowEntry, FlowFilter, FlowGate, FlowKey, Hook, Ip4, Ip6, NextHopKind,
+    NodeEntry, PodEntry, PodSlot, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry, Verdict,
+    counter_index, filter_place, pod_slot, route_slot,
 };
 use nix::sched::{CloneFlags, unshare};
 use podlane::datapath::{Features, PostRouting};
@@ -54,7 +55,10 @@ pub struct Fixture {
     post_routing: Option<PostRouting>,
     /// Another map layout is being taken over: see `FlowGate::ALL`.
     pub handover: bool,
+    /// The second filter is in use, see [`FlowGate::SECOND`].
+    pub second_filter: bool,
     gate: Array<MapData, FlowGate>,
+    filter: Array<MapData, FlowFilter>,
     flows4: HashMap<MapData, FlowKey<Ip4>, FlowEntry>,
     flows6: HashMap<MapData, FlowKey<Ip6>, FlowEntry>,
     counters: PerCpuArray<MapData, Counter>,
@@ -195,17 +199,26 @@ impl Fixture {
         settings.set(0, now, 0).unwrap();
 
         let gate = map(&mut ebpf, "flow_gate");
+        let mut places = Vec::new();
         let mut flows4: HashMap<_, FlowKey<Ip4>, FlowEntry> = map(&mut ebpf, "stack_flows4");
         for (source, destination) in [(POD_A, POD_B), (POD_A, REMOTE), (REMOTE, POD_B)] {
             flows4
                 .insert(udp_flow(Ip4::from(source), Ip4::from(destination)), FlowEntry { last_seen: 1 }, 0)
                 .unwrap();
+            places.push(filter_place(Ip4::from(source), Ip4::from(destination)));
         }
         let mut flows6: HashMap<_, FlowKey<Ip6>, FlowEntry> = map(&mut ebpf, "stack_flows6");
         for (source, destination) in [(POD_A6, POD_B6), (POD_A6, REMOTE6), (REMOTE6, POD_B6)] {
             flows6
                 .insert(udp_flow(Ip6::from(source), Ip6::from(destination)), FlowEntry { last_seen: 1 }, 0)
                 .unwrap();
+            places.push(filter_place(Ip6::from(source), Ip6::from(destination)));
+        }
+        let mut filter: Array<_, FlowFilter> = map(&mut ebpf, "flow_filter");
+        for element in 0..2 {
+            let mut marks = filter.get(&element, 0).unwrap();
+            places.iter().for_each(|place| marks.places[*place as usize] = 1);
+            filter.set(element, marks, 0).unwrap();
         }
 
         let counters = map(&mut ebpf, "counters");
@@ -213,6 +226,7 @@ impl Fixture {
             ebpf,
             post_routing,
             gate,
+            filter,
             flows4,
             flows6,
             counters,
@@ -222,6 +236,7 @@ impl Fixture {
             overlay,
             mark: 0,
             handover: false,
+            second_filter: false,
         }
     }
 
@@ -276,8 +291,13 @@ impl Fixture {
 
     /// The program's return code and the packet afterwards.
     pub fn run(&mut self, case: &Case) -> Result<(i32, Vec<u8>), ProgramError> {
-        let open = if self.handover { FlowGate::ALL } else { u32::from(case.flows) };
-        self.gate.set(0, FlowGate { open }, 0).unwrap();
+        let state = match (self.handover, case.flows, self.second_filter) {
+            (true, _, _) => FlowGate::ALL,
+            (false, false, _) => FlowGate::SHUT,
+            (false, true, false) => FlowGate::FIRST,
+            (false, true, true) => FlowGate::SECOND,
+        };
+        self.gate.set(0, FlowGate { state }, 0).unwrap();
         if case.hook == Hook::PostRouting {
             let program = self.post_routing.as_ref().unwrap();
             let (action, _) = netfilter::test_run(program.fd(), &case.packet).unwrap();
@@ -336,7 +356,21 @@ impl Fixture {
 
     /// Whether the stack's flow of this key has been noted, and the gate opened.
     pub fn has_flow4(&self, key: &FlowKey<Ip4>) -> bool {
-        self.flows4.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
+        self.flows4.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().state == FlowGate::FIRST
+    }
+
+    /// Whether the programs look for flows of these pods, by the first filter and by the second.
+    pub fn is_marked(&self, source: Ipv4Addr, destination: Ipv4Addr) -> [bool; 2] {
+        let place = filter_place(Ip4::from(source), Ip4::from(destination)) as usize;
+        [0, 1].map(|element| self.filter.get(&element, 0).unwrap().places[place] != 0)
+    }
+
+    /// Takes the marks of these pods out of one filter.
+    pub fn unmark(&mut self, element: u32, source: Ipv4Addr, destination: Ipv4Addr) {
+        let place = filter_place(Ip4::from(source), Ip4::from(destination)) as usize;
+        let mut marks = self.filter.get(&element, 0).unwrap();
+        marks.places[place] = 0;
+        self.filter.set(element, marks, 0).unwrap();
     }
 
     /// When a packet of that flow was last seen; `None` where it has not been noted.
@@ -346,7 +380,7 @@ impl Fixture {
 
     /// As [`Self::has_flow4`].
     pub fn has_flow6(&self, key: &FlowKey<Ip6>) -> bool {
-        self.flows6.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().open == 1
+        self.flows6.get(key, 0).is_ok() && self.gate.get(&0, 0).unwrap().state == FlowGate::FIRST
     }
 
     /// Attaches a program to the real interface, for [`Self::send`].

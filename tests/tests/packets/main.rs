@@ -9,6 +9,7 @@
 )]
 
 mod fixture;
+mod flow_filter;
 mod from_pod;
 mod from_wire;
 mod overlay;
@@ -28,6 +29,7 @@ use podlane::datapath::Features;
 fn run(cases: fn() -> Vec<Case>) {
     for tables in [Tables::Hashes, Tables::Slots] {
         Fixture::with(tables, move |fixture| {
+            fixture.second_filter = tables == Tables::Slots;
             let mut failures = Vec::new();
             for case in cases() {
                 if let Err(failure) = fixture.check(&case) {
