@@ -135,6 +135,7 @@ mod tests {
         assert_ne!(shape("stack_flows4"), shape("stack_flows6"));
         assert!(shape("stack_flows4").to(&shape("stack_flows6")).is_none());
     }
+
     /// Runs on a BPF file system of its own, which ends with the thread's mount namespace.
     fn on_a_bpf_file_system(check: impl FnOnce(&Path) + Send + 'static) {
         let thread = std::thread::spawn(|| {

@@ -2,7 +2,8 @@
 //!
 //! Programs mark both behind every entry that they make. So the element in use lacks none, and neither does the other one,
 //! once it has been emptied first and only then marked by what is in the maps: what was marked before, and is lost, was
-//! entered before that.
+//! entered before that. The one in use changes with every sweep, half a minute apart: who has read the gate before that is
+//! done long before the next one empties what it says.
 
 use std::{
     num::NonZeroUsize,
@@ -51,14 +52,14 @@ impl FlowFilter {
         Ok(Self { memory: memory.context("mapping flow_filter into memory")?.cast() })
     }
 
-    /// Empties the element that programs do not use in this state of the gate.
+    /// Empties the element that programs use in that state of the gate, which it must not be in.
     pub(super) fn clear(&self, state: u32) {
         self.places(state).iter().for_each(|place| place.store(0, Ordering::Relaxed));
         // Before any flow is looked for.
         fence(Ordering::SeqCst);
     }
 
-    /// Says that there is a flow at this place.
+    /// Says in it that there is a flow at this place.
     pub(super) fn mark(&self, state: u32, place: u32) {
         if let Some(place) = self.places(state).get(place as usize) {
             place.store(1, Ordering::Relaxed);
