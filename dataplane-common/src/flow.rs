@@ -89,6 +89,9 @@ impl FlowGate {
     }
 }
 
+/// How many filters there are: the elements of `flow_filter`.
+pub const FILTERS: u32 = 2;
+
 /// How many places a filter has.
 pub const FILTER_PLACES: usize = 1 << 16;
 
@@ -109,8 +112,8 @@ pub struct FlowFilter {
 /// all fragments of a packet have it.
 #[inline(always)]
 pub fn filter_place<A: Address>(source: A, destination: A) -> u32 {
-    // Odd numbers of no meaning: what differs in few bits is to differ in the first ones of a product (Knuth, The Art of
-    // Computer Programming, volume 3, 6.4).
+    // What differs in few bits is to differ in the first ones of a product: a part of 2³² as the golden ratio's (Knuth, The
+    // Art of Computer Programming, volume 3, 6.4), and a factor of MurmurHash3's finalizer (Appleby, fmix32).
     (source.folded().wrapping_mul(0x9e37_79b1) ^ destination.folded()).wrapping_mul(0x85eb_ca6b) >> 16
 }
 

@@ -19,8 +19,8 @@ mod verdict;
 pub use address::{Address, Ip4, Ip6};
 pub use counter::{COUNTERS, Counter, Hook, counter_index};
 pub use flow::{
-    FILTER_PLACES, FlowEntry, FlowFilter, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK, MARK_POD_TO_POD,
-    filter_place,
+    FILTER_PLACES, FILTERS, FlowEntry, FlowFilter, FlowGate, FlowKey, MARK_FORWARDED, MARK_MASK,
+    MARK_POD_TO_POD, filter_place,
 };
 pub use node::NodeEntry;
 pub use pod::PodEntry;

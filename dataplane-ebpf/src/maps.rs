@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    COUNTERS, Counter, FlowEntry, FlowFilter, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, POD_SLOTS, PodEntry,
-    PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
+    COUNTERS, Counter, FILTERS, FlowEntry, FlowFilter, FlowGate, FlowKey, Ip4, Ip6, NodeEntry, POD_SLOTS,
+    PodEntry, PodSlot, ROUTE_SLOTS, RouteEntry, RouteKey, RouteSlot, Settings, TunnelEntry,
 };
 
 /// Entries are allocated as they come: an empty map costs its buckets only.
@@ -70,7 +70,7 @@ pub static flow_gate: Array<FlowGate, 1> = Array::new();
 /// Between which pods there may be such flows: two, in turns. The agent writes to it in its own memory, as an update by
 /// system call would undo what the programs write meanwhile.
 #[btf_map]
-pub static flow_filter: Array<FlowFilter, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static flow_filter: Array<FlowFilter, { FILTERS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Peer nodes by IPv4 address: who may send through the overlay.
 #[btf_map]

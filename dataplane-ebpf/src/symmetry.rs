@@ -5,7 +5,7 @@
 //! a service's address has become a pod's.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use dataplane_common::{FlowEntry, FlowGate, FlowKey, PassReason, filter_place};
+use dataplane_common::{FILTERS, FlowEntry, FlowGate, FlowKey, PassReason, filter_place};
 
 use crate::{
     Exit,
@@ -127,9 +127,7 @@ pub fn note<F: Lookup>(packet: &impl Readable, ip: &F) -> Result<(), PassReason>
     }
     // Behind the entry: whoever sees a mark, or the gate open, finds the entry.
     let place = filter_place(key.source, key.destination);
-    for filter in [FlowGate::FIRST, FlowGate::SECOND].map(|state| FlowGate { state }.filter()) {
-        mark(filter, place);
-    }
+    (0..FILTERS).for_each(|filter| mark(filter, place));
     if let Some(gate) = flow_gate.get_ptr_mut(0) {
         // SAFETY: the map's own element; a word is written whole.
         unsafe {

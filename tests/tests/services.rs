@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use podlane_tests::lab::{Namespace, Node};
 use podlane_tests::probe::path::{Family, Path};
 use podlane_tests::probe::traffic::Traffic;
@@ -144,9 +144,7 @@ fn stays_on_the_fast_path(lab: &Lab, traffic: Traffic, path: &Path<'_>) -> anyho
 }
 
 fn gate_is_open(node: &Node) -> anyhow::Result<bool> {
-    let entries = pins::entries(node.agent()?, "flow_gate")?;
-    let open = entries.first().and_then(|entry| entry.get("value")?.get("state")?.as_u64());
-    Ok(open.with_context(|| format!("flow_gate: {entries:?}"))? != 0)
+    Ok(pins::flow_gate(node.agent()?)? != 0)
 }
 
 /// How many flows are noted to go through the stack.

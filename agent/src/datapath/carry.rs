@@ -20,6 +20,8 @@ const COUNTERS: &str = "counters";
 const FLOWS: [&str; 2] = ["stack_flows4", "stack_flows6"];
 const GATE: &str = "flow_gate";
 const FILTER: &str = "flow_filter";
+/// What is shared where it can be.
+const SHARED: [&str; 5] = [FLOWS[0], FLOWS[1], GATE, FILTER, COUNTERS];
 
 /// Pins the former layouts' maps in our own folder, where they are of the shape that our programs expect. Returns
 /// whether flows are noted in maps that our programs cannot read.
@@ -27,7 +29,7 @@ pub(super) fn share(own: &Path, former: &[PathBuf], options: &Options) -> anyhow
     // Maps to look at: made as our object wants them, pinned nowhere, gone again at the end.
     let expected = load(None, options, &Globals::default())?;
     let mut apart = false;
-    for name in FLOWS.into_iter().chain([GATE, FILTER, COUNTERS]) {
+    for name in SHARED {
         let wanted = Shape::of(&info_of(&expected, name)?)?;
         for dir in former {
             let Some(theirs) = sys::open(&dir.join(name))? else {
@@ -158,7 +160,7 @@ mod tests {
             let options = Options::new(dir.to_owned());
             drop(load(Some(&former), &options, &Globals::default()).unwrap());
             assert!(!share(&first, std::slice::from_ref(&former), &options).unwrap());
-            for name in FLOWS.into_iter().chain([GATE, FILTER, COUNTERS]) {
+            for name in SHARED {
                 let id = |dir: &Path| sys::map_info(sys::open(&dir.join(name)).unwrap().unwrap()).unwrap().id;
                 assert_eq!(id(&first), id(&former), "{name}");
             }

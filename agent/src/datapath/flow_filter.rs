@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use dataplane_common::{FILTER_PLACES, FlowFilter as Element, FlowGate};
+use dataplane_common::{FILTER_PLACES, FILTERS, FlowFilter as Element, FlowGate};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::load::map_data;
@@ -25,7 +25,7 @@ pub(super) struct FlowFilter {
     memory: NonNull<AtomicU8>,
 }
 
-const LEN: NonZeroUsize = NonZeroUsize::new(2 * size_of::<Element>()).unwrap();
+const LEN: NonZeroUsize = NonZeroUsize::new(FILTERS as usize * size_of::<Element>()).unwrap();
 
 // The kernel puts elements next to each other, each of a multiple of eight bytes.
 const _: () = assert!(size_of::<Element>() == FILTER_PLACES && FILTER_PLACES.is_multiple_of(8));
@@ -73,8 +73,8 @@ impl FlowFilter {
     }
 
     fn places(&self, state: u32) -> &[AtomicU8] {
-        let element = FlowGate { state }.filter() as usize;
-        let first = element.min(1) * FILTER_PLACES;
+        let element = FlowGate { state }.filter().min(FILTERS - 1);
+        let first = element as usize * FILTER_PLACES;
         // SAFETY: within the mapping, which lives as long as the value; programs and other processes write whole bytes.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(first), FILTER_PLACES) }
     }

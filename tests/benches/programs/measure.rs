@@ -12,38 +12,32 @@ use crate::run::{Packets, run};
 pub struct Effort {
     /// How often the programs are loaded: each time they get another place in memory.
     pub loads: usize,
-    /// Samples of each path, every time.
+    targets: Samplings,
+    others: Samplings,
+}
+
+/// What is measured of a path every time.
+#[derive(Clone, Copy)]
+struct Samplings {
     rounds: usize,
-    /// The same of those that a target names.
-    rounds_for_targets: usize,
-    /// Each flow has one at least.
+    /// In each; each flow has one at least.
     packets: Packets,
-    packets_for_targets: Packets,
+}
+
+const fn samplings(rounds: usize, restored: u32, new: u32) -> Samplings {
+    Samplings { rounds, packets: Packets { restored, new } }
 }
 
 impl Effort {
-    const fn rounds(self, path: &Path) -> usize {
-        if path.has_target { self.rounds_for_targets } else { self.rounds }
-    }
+    pub const QUICK: Self =
+        Self { loads: 10, targets: samplings(20, 65_536, 256), others: samplings(1, 32_768, 256) };
+    pub const FULL: Self =
+        Self { loads: 15, targets: samplings(10, 131_072, 1024), others: samplings(5, 65_536, 1024) };
 
-    const fn packets(self, path: &Path) -> Packets {
-        if path.has_target { self.packets_for_targets } else { self.packets }
+    /// Of a path that a target names, or of another one.
+    const fn of(self, path: &Path) -> Samplings {
+        if path.has_target { self.targets } else { self.others }
     }
-
-    pub const QUICK: Self = Self {
-        loads: 10,
-        rounds: 1,
-        rounds_for_targets: 20,
-        packets: Packets { restored: 32_768, new: 256 },
-        packets_for_targets: Packets { restored: 65_536, new: 256 },
-    };
-    pub const FULL: Self = Self {
-        loads: 15,
-        rounds: 5,
-        rounds_for_targets: 10,
-        packets: Packets { restored: 65_536, new: 1024 },
-        packets_for_targets: Packets { restored: 131_072, new: 1024 },
-    };
 }
 
 /// What was measured of one path.
@@ -71,12 +65,12 @@ impl Measured {
     /// Measures on a node with that load, the paths in turns: what else the machine does hits all of them. Those that have
     /// targets also in turns with a node that has another load, always the same.
     pub fn add(&mut self, node: &mut Node, beside: (&mut Node, Load), effort: Effort) -> Result<()> {
-        for round in 0..=effort.rounds.max(effort.rounds_for_targets) {
+        for round in 0..=effort.targets.rounds.max(effort.others.rounds) {
             for (path, taken) in PATHS.iter().zip(&mut self.paths) {
-                if round > effort.rounds(path) || !node.has(path) {
+                let Samplings { rounds, packets } = effort.of(path);
+                if round > rounds || !node.has(path) {
                     continue;
                 }
-                let packets = effort.packets(path);
                 let mut other = || run(beside.0, path, path.program, beside.1, packets);
                 let empty = run(node, path, path.kind.empty(), self.load, packets)?;
                 let first = if path.has_target { Some(other()?) } else { None };
@@ -103,7 +97,7 @@ impl Measured {
         named
             .map(|((path, grown), smallest)| {
                 let each_time = |taken: &Taken| -> Vec<f64> {
-                    let times = taken.beside.0.chunks(effort.rounds(path));
+                    let times = taken.beside.0.chunks(effort.of(path).rounds);
                     times.map(|samples| Samples(samples.to_vec()).median()).collect()
                 };
                 let ratios = each_time(grown)

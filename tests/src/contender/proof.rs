@@ -175,11 +175,11 @@ fn programs(contender: &Contender) -> Result<Vec<String>> {
                 node.name()
             );
             let flows = pins::entries(agent, "stack_flows4")?.len();
-            let gate = pins::entries(agent, "flow_gate")?;
-            let shut = gate.first().is_some_and(|entry| entry["value"]["state"] == 0);
+            let gate = pins::flow_gate(agent)?;
+            // A service is in use where there are rules for any.
             ensure!(
-                (flows > 0, shut) == (contender.netfilter, !contender.netfilter),
-                "{}: {flows} flows through the stack, and their gate is {gate:?}",
+                (flows > 0) == contender.netfilter && (gate != 0) == contender.netfilter,
+                "{}: {flows} flows through the stack, and flow_gate is {gate}",
                 node.name()
             );
             let (status, _) = agent.status()?;

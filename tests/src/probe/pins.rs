@@ -50,6 +50,13 @@ pub fn entries(agent: &Agent, map: &str) -> anyhow::Result<Vec<Value>> {
     entries.into_iter().map(formatted).collect()
 }
 
+/// The state of the agent's `flow_gate` (docs/maps.md); not 0 while there are flows through the stack.
+pub fn flow_gate(agent: &Agent) -> anyhow::Result<u64> {
+    let entries = entries(agent, "flow_gate")?;
+    let state = entries.first().and_then(|entry| entry.get("value")?.get("state")?.as_u64());
+    state.with_context(|| format!("flow_gate: {entries:?}"))
+}
+
 fn in_links_folder(file: &Path) -> bool {
     file.parent().is_some_and(|folder| folder.ends_with("links"))
 }

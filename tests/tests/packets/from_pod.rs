@@ -11,7 +11,7 @@ use crate::{
     packet::{Ip, Packet, about, arp, back, error, quote},
 };
 
-fn to(destination: Ipv4Addr) -> Packet {
+pub fn to(destination: Ipv4Addr) -> Packet {
     Packet::udp(MAC_A, HOST_MAC_A, Ip::V4(POD_A, destination))
 }
 
@@ -37,7 +37,7 @@ fn unchanged(name: &'static str, packet: Vec<u8>, verdict: Verdict) -> Case {
     case(name, packet.clone(), verdict, packet)
 }
 
-fn local(name: &'static str, packet: &Packet) -> Case {
+pub fn local(name: &'static str, packet: &Packet) -> Case {
     case(name, packet.bytes(), Verdict::Forwarded(Forwarded::ToPod), at_pod_b(packet))
 }
 
@@ -45,7 +45,7 @@ fn remote(name: &'static str, packet: &Packet) -> Case {
     case(name, packet.bytes(), Verdict::Forwarded(Forwarded::ToPeer), one_hop_on(packet))
 }
 
-fn pass(name: &'static str, packet: Vec<u8>, reason: PassReason) -> Case {
+pub fn pass(name: &'static str, packet: Vec<u8>, reason: PassReason) -> Case {
     unchanged(name, packet, Verdict::Pass(reason))
 }
 

@@ -12,7 +12,7 @@ use crate::{
     packet::{Ip, Packet, arp},
 };
 
-fn case(name: &'static str, hook: Hook, packet: Vec<u8>, reason: PassReason) -> Case {
+pub fn case(name: &'static str, hook: Hook, packet: Vec<u8>, reason: PassReason) -> Case {
     let from = if hook == Hook::ToPod { From::PodA } else { From::Wire };
     Case::new(name, hook, from, packet.clone(), Verdict::Pass(reason), packet)
 }
@@ -21,7 +21,7 @@ fn to_b(source: Ip) -> Packet {
     Packet::udp(HOST_MAC_B, MAC_B, source)
 }
 
-fn out(source: Ip) -> Packet {
+pub fn out(source: Ip) -> Packet {
     Packet::udp(UPLINK_MAC, PEER_MAC, source)
 }
 
